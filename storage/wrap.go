@@ -1,0 +1,50 @@
+package storage
+
+import (
+	"context"
+)
+
+// ChecksumProber is implemented by stores that can verify a checksum sent along with the body. A store without it (the
+// file store has no other side that could verify anything) is asked nothing of the kind.
+type ChecksumProber interface {
+	// ProbeChecksum sends a small object with a checksum that is wrong on purpose and reports whether the store
+	// refused it. If it did not, the object exists afterwards; the caller deletes it.
+	ProbeChecksum(ctx context.Context, key string) (refused bool, err error)
+}
+
+// Find returns s, or the store that it wraps at whatever depth, as a T: for optional interfaces such as ChecksumProber,
+// which wrappers do not repeat. A wrapper says what it wraps with a method Unwrap() Store.
+func Find[T any](s Store) (T, bool) {
+	for s != nil {
+		if t, ok := s.(T); ok {
+			return t, true
+		}
+		w, ok := s.(interface{ Unwrap() Store })
+		if !ok {
+			break
+		}
+		s = w.Unwrap()
+	}
+	var none T
+	return none, false
+}
+
+type progressKey struct{}
+
+// WithProgress returns a context under which a store calls moved as the bytes of a Put leave this process, in pieces
+// of at most [ProgressStep] bytes, on one goroutine at a time per Put. The call may block: that is how storage/limit
+// slows a Put down. An error from it fails the Put. A moved of an outer context is not called by itself; see [Progress].
+func WithProgress(ctx context.Context, moved func(n int) error) context.Context {
+	return context.WithValue(ctx, progressKey{}, moved)
+}
+
+// ProgressStep is the largest n that a store reports at once, in bytes.
+const ProgressStep = 64 << 10
+
+// Progress reports n bytes to the function of WithProgress, if there is one. Stores and wrappers call it.
+func Progress(ctx context.Context, n int) error {
+	if moved, ok := ctx.Value(progressKey{}).(func(n int) error); ok {
+		return moved(n)
+	}
+	return nil
+}
