@@ -81,7 +81,7 @@ func recordSum(b []byte, kind string) uint32 {
 // replace writes a small file under a temporary name and renames it, so that readers see the old or the new one. It is not synced:
 // a power cut leaves something that fails its CRC.
 func (s *Spool) replace(name string, b []byte) error {
-	f, err := os.CreateTemp(s.dir, ".new-*")
+	f, err := os.CreateTemp(s.dir, temporaryPrefix+"*")
 	if err != nil {
 		return err
 	}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -28,23 +29,25 @@ func (e *UnsafeError) Error() string { return "the spool " + e.Path + " is ignor
 
 // Open opens the folder name below the first of roots that has it. It creates nothing. The error is ErrNone or an *UnsafeError.
 func Open(name string, roots ...string) (*Spool, error) {
+	failure := ErrNone
 	for _, root := range roots {
 		switch _, err := os.Lstat(filepath.Join(root, name)); {
 		case err == nil:
 			return open(root, name)
 		case !errors.Is(err, os.ErrNotExist):
-			return nil, &UnsafeError{Path: root, Reason: err.Error()}
+			failure = &UnsafeError{Path: root, Reason: err.Error()}
 		}
 	}
-	return nil, ErrNone
+	return nil, failure
 }
 
 // Create opens the folder name, or makes it below the first of roots where that is possible, folders above it included. It also
 // removes a few folders beside it that nobody used for a day: they belong to configurations that are gone.
 func Create(name string, roots ...string) (*Spool, error) {
 	s, err := Open(name, roots...)
-	if err == nil || !errors.Is(err, ErrNone) {
-		return s, err
+	if err == nil {
+		sweepTemporary(s.dir, time.Now())
+		return s, nil
 	}
 	for _, root := range roots {
 		if !filepath.IsAbs(root) {
@@ -155,6 +158,8 @@ func remote(magic uint32) bool {
 }
 
 const (
+	temporaryPrefix = ".new-"
+
 	sweepLimit = 64
 	sweepAge   = 24 * time.Hour
 )
@@ -181,6 +186,22 @@ func sweep(root, keep string, now time.Time) {
 		}
 		if now.Sub(used) > sweepAge {
 			_ = os.RemoveAll(dir)
+		}
+	}
+}
+
+// sweepTemporary removes what a killed writer left behind.
+func sweepTemporary(dir string, now time.Time) {
+	folder, err := os.Open(dir)
+	if err != nil {
+		return
+	}
+	defer folder.Close()
+	names, _ := folder.Readdirnames(sweepLimit)
+	for _, name := range names {
+		path := filepath.Join(dir, name)
+		if strings.HasPrefix(name, temporaryPrefix) && now.Sub(modified(path)) > time.Hour {
+			_ = os.Remove(path)
 		}
 	}
 }
