@@ -48,3 +48,33 @@ func readBody(body io.Reader, info Info, r Range, limit int64) ([]byte, error) {
 	}
 	return data, nil
 }
+
+// NewBody guards the body of a Get: it gives exactly length bytes of r and then io.EOF; if r ends before, the error wraps
+// io.ErrUnexpectedEOF and says how much is missing. Stores wrap what they return in it.
+func NewBody(r io.ReadCloser, length int64) io.ReadCloser {
+	return &body{ReadCloser: r, length: length, left: length}
+}
+
+type body struct {
+	io.ReadCloser
+	length, left int64
+}
+
+func (b *body) Read(p []byte) (int, error) {
+	if b.left == 0 {
+		return 0, io.EOF
+	}
+	if int64(len(p)) > b.left {
+		p = p[:b.left]
+	}
+	n, err := b.ReadCloser.Read(p)
+	b.left -= int64(n)
+	switch {
+	case b.left == 0:
+		return n, io.EOF // whatever else the source has to say, all bytes are here
+	case err == io.EOF || err == io.ErrUnexpectedEOF:
+		return n, fmt.Errorf("body ends %d bytes short of %d: %w", b.left, b.length, io.ErrUnexpectedEOF)
+	default:
+		return n, err
+	}
+}
