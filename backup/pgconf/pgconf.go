@@ -184,3 +184,15 @@ func (f *File) Bytes() []byte {
 	}
 	return b.Bytes()
 }
+
+// RemoveComments drops the comment lines whose text begins with prefix: those that Comment wrote earlier.
+func (f *File) RemoveComments(prefix string) {
+	kept := f.lines[:0]
+	for _, l := range f.lines {
+		if l.setting == nil && bytes.HasPrefix(l.text, []byte("# "+prefix)) {
+			continue
+		}
+		kept = append(kept, l)
+	}
+	f.lines = kept
+}
