@@ -165,12 +165,12 @@ func (s *Server) Start() {
 			return false, fmt.Errorf("it exited: %s\n%s", cmd.ProcessState, b)
 		default:
 		}
-		resp, err := s.client.Get(s.Endpoint + "/minio/health/ready")
-		if err != nil {
-			return false, nil // not there yet
+		// Its health page says ready too early. An anonymous request is denied once it serves, and answered by 503 until then.
+		resp, err := s.client.Get(s.Endpoint + "/")
+		if err == nil {
+			_ = resp.Body.Close()
 		}
-		_ = resp.Body.Close()
-		return resp.StatusCode == http.StatusOK, nil
+		return err == nil && resp.StatusCode == http.StatusForbidden, nil // an error: not there yet
 	})
 }
 
