@@ -126,7 +126,7 @@ func TestPush(t *testing.T) {
 	full := func(what string, args ...string) {
 		t.Helper()
 		code, out := w.run(append([]string{"push"}, args...)...)
-		if want := "full: wal push " + strings.Join(args, " ") + "\n"; code != 77 || out != want {
+		if want := "full: wal " + strings.Join(append([]string{"push"}, args...), " ") + "\n"; code != 77 || out != want {
 			t.Errorf("%s: code %d, output %q, want the full program: %q", what, code, out, want)
 		}
 	}
