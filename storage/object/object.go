@@ -210,7 +210,10 @@ func (o *Object) Plain() ([]byte, error) {
 	var err error
 	sum := sha256.New()
 	for i, e := range o.table {
-		if err = errors.Join(err, <-done[i]); err == nil {
+		if bad := <-done[i]; err == nil {
+			err = bad
+		}
+		if err == nil {
 			sum.Write(dst[i][:e.Plain])
 		}
 	}

@@ -14,6 +14,10 @@ type ReadAt func(ctx context.Context, off, n int64) ([]byte, error)
 // tailProbe is what is read of a large object's end: the footer of 5000 frames.
 const tailProbe = 64 << 10
 
+// maxWhole bounds an encrypted object that is read as a whole; larger ones are
+// for DecodeStream.
+const maxWhole = MaxPlain + MaxPlain>>6
+
 // Remote is an object opened through ranged reads: header and footer are here,
 // frames are read when they are asked for. An encrypted object, and one of at most
 // 64 KiB, is here as a whole. Its methods are safe for concurrent use if ReadAt is.
@@ -26,8 +30,8 @@ type Remote struct {
 // OpenAt opens an object with at most two requests (three if it has more than
 // 5000 frames). size is the object's length, as a listing or a manifest gives it;
 // 0 if it is not known. Without identities an encrypted object is ErrNoIdentity
-// after one request for its header. Errors of ra are returned as they are,
-// others as [Open] has them.
+// after one request for its header, and one of more than 1 GiB ErrTooLarge. Errors
+// of ra are returned as they are, others as [Open] has them.
 func OpenAt(ctx context.Context, ra ReadAt, size int64, ids []Identity) (*Remote, error) {
 	first := int64(HeaderSize)
 	if size <= tailProbe {
@@ -57,6 +61,9 @@ func OpenAt(ctx context.Context, ra ReadAt, size int64, ids []Identity) (*Remote
 	if h.Encrypted {
 		if len(ids) == 0 {
 			return nil, ErrNoIdentity
+		}
+		if size > maxWhole {
+			return nil, fmt.Errorf("%w: %d stored bytes", ErrTooLarge, size)
 		}
 		stored, err := ra(ctx, 0, size)
 		if err != nil {
