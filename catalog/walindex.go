@@ -1,0 +1,218 @@
+package catalog
+
+import (
+	"cmp"
+	"slices"
+	"sort"
+	"time"
+
+	"pgstow/wal"
+)
+
+// SegmentRange is a run of full segments of one timeline without a hole.
+type SegmentRange struct {
+	First, Last   wal.SegmentNumber
+	Bytes         int64     // stored
+	FirstModified time.Time // when First was stored, by the store's clock: a hole before it is at least that old
+	Newest        time.Time // the latest of the range
+}
+
+// Count is the number of segments.
+func (r SegmentRange) Count() uint64 { return uint64(r.Last-r.First) + 1 }
+
+// Piece is a streamed part of a segment that is not in the archive as a whole.
+type Piece struct {
+	Segment  wal.SegmentNumber
+	From, To wal.LSN
+	Size     int64 // stored bytes
+	Modified time.Time
+}
+
+// TimelineWAL is what the archive holds of one timeline. It is compact: its size grows with the number of holes and
+// pieces, not with that of segments.
+type TimelineWAL struct {
+	Timeline   wal.TimelineID
+	Ranges     []SegmentRange // ascending, apart from each other
+	Pieces     []Piece        // of segments that are in no range, by segment and From
+	Partials   []WALObject    // kept, listed, never part of a path
+	Backups    []wal.FileName // .backup files
+	HasHistory bool
+	Forgotten  int // pieces of segments that are stored in full
+	Objects    int
+	Bytes      int64
+	Newest     time.Time
+}
+
+// WALIndex is what the names below wal/ show. Names alone: a gap is derived from them, never recorded.
+type WALIndex struct {
+	Ref         ClusterRef
+	SegmentSize wal.SegmentSize
+	Timelines   []TimelineWAL // ascending
+}
+
+// Timeline returns the WAL of one timeline; empty if the archive has none.
+func (x *WALIndex) Timeline(tli wal.TimelineID) *TimelineWAL {
+	i, ok := slices.BinarySearchFunc(x.Timelines, tli, func(t TimelineWAL, id wal.TimelineID) int { return cmp.Compare(t.Timeline, id) })
+	if !ok {
+		return &TimelineWAL{Timeline: tli}
+	}
+	return &x.Timelines[i]
+}
+
+// Bytes is the stored size of all WAL.
+func (x *WALIndex) Bytes() int64 {
+	var n int64
+	for _, t := range x.Timelines {
+		n += t.Bytes
+	}
+	return n
+}
+
+// Newest is when the latest WAL object was stored; zero if there is none.
+func (x *WALIndex) Newest() time.Time {
+	var newest time.Time
+	for _, t := range x.Timelines {
+		if t.Newest.After(newest) {
+			newest = t.Newest
+		}
+	}
+	return newest
+}
+
+// Hole is a run of missing segments with later ones behind it.
+type Hole struct {
+	Timeline    wal.TimelineID
+	First, Last wal.SegmentNumber
+	Since       time.Time // when the segment behind it was stored: parallel pushes leave holes for a few minutes
+}
+
+// Holes lists the holes between the first and the last full segment. Those at the head that are younger than ten minutes
+// are normal (RULES-archive D6).
+func (t *TimelineWAL) Holes() []Hole {
+	var out []Hole
+	for i := 1; i < len(t.Ranges); i++ {
+		out = append(out, Hole{
+			Timeline: t.Timeline, First: t.Ranges[i-1].Last + 1, Last: t.Ranges[i].First - 1, Since: t.Ranges[i].FirstModified,
+		})
+	}
+	return out
+}
+
+// rangeAt returns the range that holds n, else the first one behind it; ok says which. nil if there is neither.
+func (t *TimelineWAL) rangeAt(n wal.SegmentNumber) (r *SegmentRange, ok bool) {
+	i := sort.Search(len(t.Ranges), func(i int) bool { return t.Ranges[i].Last >= n })
+	if i == len(t.Ranges) {
+		return nil, false
+	}
+	return &t.Ranges[i], t.Ranges[i].First <= n
+}
+
+// Has reports whether segment n is stored in full.
+func (t *TimelineWAL) Has(n wal.SegmentNumber) bool {
+	_, ok := t.rangeAt(n)
+	return ok
+}
+
+// PiecesEnd is the end of the gapless prefix of segment n that pieces give; the segment's start if they give none.
+func (t *TimelineWAL) PiecesEnd(n wal.SegmentNumber, size wal.SegmentSize) wal.LSN {
+	end := size.Start(n)
+	for _, p := range t.Pieces {
+		if p.Segment == n && p.From <= end {
+			end = max(end, p.To)
+		}
+	}
+	return end
+}
+
+// ContiguousEnd is the end of the WAL that goes on without a hole from segment n: where the archive ends for somebody who
+// reads from there. It is n's start if n is not stored. Pieces behind the last full segment count.
+func (t *TimelineWAL) ContiguousEnd(n wal.SegmentNumber, size wal.SegmentSize) wal.LSN {
+	if r, ok := t.rangeAt(n); ok {
+		n = r.Last + 1
+	}
+	return t.PiecesEnd(n, size)
+}
+
+// timelineBuilder takes the objects of one timeline in key order.
+type timelineBuilder struct {
+	t    TimelineWAL
+	size wal.SegmentSize
+	ref  ClusterRef
+}
+
+// add takes one object; a key that is none of ours is left out.
+func (b *timelineBuilder) add(key string, size int64, modified time.Time) {
+	o, ok := ParseWALKey(b.ref, key)
+	if !ok || o.Name.Timeline != b.t.Timeline || o.Name.CheckSize(b.size) != nil {
+		return
+	}
+	b.t.Objects++
+	b.t.Bytes += size
+	if modified.After(b.t.Newest) {
+		b.t.Newest = modified
+	}
+	switch o.Kind {
+	case WALSegment:
+		b.segment(o.Name.Number(b.size), size, modified)
+	case WALPiece:
+		b.piece(o, size, modified)
+	case WALPartial:
+		b.t.Partials = append(b.t.Partials, o)
+	case WALBackup:
+		b.t.Backups = append(b.t.Backups, o.Name)
+	case WALHistory:
+		b.t.HasHistory = true
+	}
+}
+
+func (b *timelineBuilder) segment(n wal.SegmentNumber, size int64, modified time.Time) {
+	if last := len(b.t.Ranges) - 1; last >= 0 && b.t.Ranges[last].Last+1 == n {
+		r := &b.t.Ranges[last]
+		r.Last = n
+		r.Bytes += size
+		if modified.After(r.Newest) {
+			r.Newest = modified
+		}
+		return
+	}
+	b.t.Ranges = append(b.t.Ranges, SegmentRange{First: n, Last: n, Bytes: size, FirstModified: modified, Newest: modified})
+}
+
+// piece keeps a piece unless its segment, whose key comes first, is there in full.
+func (b *timelineBuilder) piece(o WALObject, size int64, modified time.Time) {
+	n := o.Name.Number(b.size)
+	if o.From < b.size.Start(n) || o.To > b.size.End(n) {
+		b.t.Objects--
+		b.t.Bytes -= size
+		return
+	}
+	if last := len(b.t.Ranges) - 1; last >= 0 && b.t.Ranges[last].Last == n {
+		b.t.Forgotten++
+		return
+	}
+	b.t.Pieces = append(b.t.Pieces, Piece{Segment: n, From: o.From, To: o.To, Size: size, Modified: modified})
+}
+
+// join appends what was listed behind t, by another lister.
+func (t *TimelineWAL) join(o TimelineWAL) {
+	rest := o.Ranges
+	if last := len(t.Ranges) - 1; last >= 0 && len(rest) > 0 && t.Ranges[last].Last+1 == rest[0].First {
+		r := &t.Ranges[last]
+		r.Last, r.Bytes = rest[0].Last, r.Bytes+rest[0].Bytes
+		if rest[0].Newest.After(r.Newest) {
+			r.Newest = rest[0].Newest
+		}
+		rest = rest[1:]
+	}
+	t.Ranges = append(t.Ranges, rest...)
+	t.Pieces = append(t.Pieces, o.Pieces...)
+	t.Partials = append(t.Partials, o.Partials...)
+	t.Backups = append(t.Backups, o.Backups...)
+	t.HasHistory = t.HasHistory || o.HasHistory
+	t.Forgotten += o.Forgotten
+	t.Objects += o.Objects
+	t.Bytes += o.Bytes
+	if o.Newest.After(t.Newest) {
+		t.Newest = o.Newest
+	}
+}
