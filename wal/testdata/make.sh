@@ -2,7 +2,8 @@
 # Makes the fixtures of one PostgreSQL major from real servers:
 #   make.sh BINDIR WORKDIR
 # BINDIR has initdb, pg_ctl and postgres; psql comes from PATH. Run it as a user that PostgreSQL accepts, in an empty
-# WORKDIR; its out/ then replaces testdata/MAJOR. Segments are 1 MiB to keep the files small.
+# WORKDIR; its out/ then replaces testdata/MAJOR, but for out/*control, which belong to ../pgcontrol/testdata/MAJOR, and
+# out/page/*.gz, which is ../page/testdata/MAJOR.gz. Segments are 1 MiB to keep the files small.
 set -euo pipefail
 bin=$1 work=$2
 cd "$work"
