@@ -1,0 +1,5 @@
+//go:build !amd64
+
+package page
+
+func checksum(page []byte) uint32 { return checksumGeneric(page) }
