@@ -8,16 +8,16 @@ import (
 var (
 	// ErrCorrupt is matched (errors.Is) by every [*CorruptError].
 	ErrCorrupt = errors.New("object is corrupt")
-	// ErrNoIdentity: the object is encrypted and no identity was given.
+	// ErrNoIdentity says that the object is encrypted and no identity was given.
 	ErrNoIdentity = errors.New("object is encrypted and no identity was given")
-	// ErrWrongIdentity: the object is encrypted and undamaged, and none of the
-	// given identities opens it.
+	// ErrWrongIdentity says that the object is encrypted and undamaged, and that
+	// none of the given identities opens it.
 	ErrWrongIdentity = errors.New("object is encrypted to other identities")
-	// ErrFormat: the object is sound but its format, or its kind, is newer than
-	// this program.
+	// ErrFormat says that the object is sound but that its format, or its kind, is
+	// newer than this program.
 	ErrFormat = errors.New("object has a newer format than this program knows")
-	// ErrTooLarge: the object is sound, as far as was seen, but needs more memory
-	// than the caller allowed.
+	// ErrTooLarge says that the object is sound, as far as was seen, but needs more
+	// memory than is allowed.
 	ErrTooLarge = errors.New("object needs more memory than allowed")
 )
 
@@ -29,7 +29,9 @@ type CorruptError struct {
 	// Offset in the stored object near which it was found. Inside an encrypted
 	// object it counts as if the object were not encrypted.
 	Offset int64
-	// Err is the cause, if a library named one; may be nil.
+	// Err is the cause, if a library named one; may be nil. It is for the message
+	// alone and deliberately not unwrapped: it may be io.EOF, and a caller who asks
+	// errors.Is for that must not take damage for the end.
 	Err error
 }
 
@@ -42,9 +44,6 @@ func (e *CorruptError) Error() string {
 
 // Is makes errors.Is(err, ErrCorrupt) true.
 func (e *CorruptError) Is(target error) bool { return target == ErrCorrupt }
-
-// Unwrap returns the cause.
-func (e *CorruptError) Unwrap() error { return e.Err }
 
 func corrupt(offset int64, format string, args ...any) *CorruptError {
 	return &CorruptError{What: fmt.Sprintf(format, args...), Offset: offset}

@@ -42,7 +42,8 @@ func TestEveryFault(t *testing.T) {
 					b[i/8] ^= 1 << (i % 8)
 				}
 				for n := 0; n < len(b); n += step {
-					if _, err := read(b[:n], tt.ids); !errors.Is(err, object.ErrCorrupt) {
+					_, err := read(b[:n], tt.ids)
+					if !errors.Is(err, object.ErrCorrupt) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 						t.Fatalf("cut at %d: got %v", n, err)
 					}
 				}
@@ -52,7 +53,7 @@ func TestEveryFault(t *testing.T) {
 					}
 				}
 				var typed *object.CorruptError
-				if _, err := read(b[:600], tt.ids); !errors.As(err, &typed) || typed.What == "" {
+				if _, err := read(b[:600], tt.ids); !errors.As(err, &typed) || typed.What == "" || typed.Offset > 600 || err.Error() == "" {
 					t.Errorf("untyped error %v", err)
 				}
 			})

@@ -259,21 +259,21 @@ func checkHeaderFrame(b []byte) error {
 }
 
 // fitText makes s what a header may carry: valid UTF-8 without control
-// characters (messages print it), at most max bytes, cut between characters.
-func fitText(s string, max int) string {
+// characters (messages print it), at most limit bytes, cut between characters.
+func fitText(s string, limit int) string {
 	s = strings.Map(func(r rune) rune {
 		if r < 0x20 || r >= 0x7f && r < 0xa0 || r == utf8.RuneError {
 			return '?'
 		}
 		return r
 	}, s)
-	if len(s) <= max {
+	if len(s) <= limit {
 		return s
 	}
-	for max > 0 && !utf8.RuneStart(s[max]) {
-		max--
+	for limit > 0 && !utf8.RuneStart(s[limit]) {
+		limit--
 	}
-	return s[:max]
+	return s[:limit]
 }
 
 func allZero(b []byte) bool {

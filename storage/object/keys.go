@@ -11,12 +11,12 @@ import (
 	"filippo.io/age"
 )
 
-// Recipient is the public half of a key, Identity the secret half. They are
-// age's own types, under names that do not make others import age.
-type (
-	Recipient = age.Recipient
-	Identity  = age.Identity
-)
+// Recipient is the public half of a key: age's own type, under a name that does
+// not make others import age.
+type Recipient = age.Recipient
+
+// Identity is the secret half of a key: age's own type as well.
+type Identity = age.Identity
 
 // GenerateIdentity makes a key pair: identity is the secret AGE-SECRET-KEY-PQ-1…,
 // recipient the public age1pq1…. It is hybrid (X25519 and ML-KEM-768): what is

@@ -301,7 +301,8 @@ func TestStreamReader(t *testing.T) {
 
 // A failing source is not a corrupt object: its error comes through, wherever.
 func TestStreamSourceFails(t *testing.T) {
-	broken := fmt.Errorf("connection reset: %w", io.ErrUnexpectedEOF)
+	// It wraps io.EOF: who asks errors.Is for that must not take it for the end.
+	broken := fmt.Errorf("connection reset: %w", io.EOF)
 	stored, _ := small(t)
 	for _, ids := range [][]object.Identity{nil, x25519ID.ids()} {
 		if ids != nil {
@@ -315,6 +316,14 @@ func TestStreamSourceFails(t *testing.T) {
 			}
 			if !errors.Is(err, broken) || errors.Is(err, object.ErrCorrupt) {
 				t.Fatalf("after %d bytes: got %v", n, err)
+			}
+			if s == nil {
+				continue
+			}
+			s, err = object.DecodeStream(io.MultiReader(bytes.NewReader(stored[:n]), iotest.ErrReader(broken)), ids, 0)
+			must(t, err)
+			if _, err = s.WriteTo(io.Discard); !errors.Is(err, broken) {
+				t.Fatalf("WriteTo after %d bytes: got %v", n, err)
 			}
 		}
 	}
@@ -332,6 +341,29 @@ func TestStreamMemory(t *testing.T) {
 	must(t, err)
 	if _, err := io.ReadAll(s); err != nil {
 		t.Error(err)
+	}
+}
+
+// More than Plain returns in one piece: 1025 frames of 1 MiB, all alike.
+func TestPlainLimit(t *testing.T) {
+	w, err := object.NewWriter(object.WriterOptions{})
+	must(t, err)
+	zeros := make([]byte, object.FrameSize)
+	for w.PlainSize() <= object.MaxPlain {
+		_, err := w.AddFrame(zeros)
+		must(t, err)
+	}
+	stored, err := w.Finish(sample)
+	must(t, err)
+	o, err := object.Open(stored, nil)
+	must(t, err)
+	n := allocated(func() { _, err = o.Plain() })
+	if !errors.Is(err, object.ErrTooLarge) || n > 1<<20 {
+		t.Errorf("got %v, %d bytes allocated", err, n)
+	}
+	size, err := o.WriteTo(io.Discard)
+	if err != nil || size != w.PlainSize() {
+		t.Errorf("WriteTo: %d bytes, %v", size, err)
 	}
 }
 

@@ -36,6 +36,7 @@ type Stream struct {
 	count, body, total int64     // frames, their stored and their plain bytes
 	table              hash.Hash // of the footer's table as it must be
 	sha                hash.Hash // of the plain bytes
+	complete           bool      // all is verified; err is io.EOF
 	err                error
 }
 
@@ -91,7 +92,9 @@ func (s *Stream) openError(err error) error {
 		return err
 	}
 	s.src.budget = -1
-	if _, ioErr := io.Copy(io.Discard, s.src); ioErr != nil {
+	if _, ioErr := io.Copy(io.Discard, s.src); errors.Is(ioErr, ErrPrefix) {
+		return err
+	} else if ioErr != nil {
 		return ioErr
 	}
 	if bad := checkStored(s.header, s.src.size, s.src.crc); bad != nil {
@@ -138,7 +141,7 @@ func (s *Stream) WriteTo(w io.Writer) (int64, error) {
 		if s.err == nil {
 			s.err = s.next()
 		}
-		if s.err == io.EOF {
+		if s.complete {
 			return n, nil
 		}
 		if s.err != nil {
@@ -163,6 +166,7 @@ func (s *Stream) next() error {
 		if err := s.footer(); err != nil {
 			return err
 		}
+		s.complete = true
 		return io.EOF
 	}
 	return corrupt(s.at(), "neither a frame nor the footer")
