@@ -67,7 +67,6 @@ type BackupHeader struct {
 	ControlRedo     wal.LSN         `json:"control_redo_lsn"`         // of the stored pg_control
 	ControlTimeline wal.TimelineID  `json:"control_timeline"`         // of the stored pg_control
 	BigEndian       bool            `json:"big_endian,omitempty"`     // the server's byte order
-	ServerID        string          `json:"server_id,omitempty"`      // what tells two data directories of one system apart
 	BackupLabel     []byte          `json:"backup_label,omitempty"`   // byte for byte, base64
 	TablespaceMap   []byte          `json:"tablespace_map,omitempty"` // byte for byte, base64
 	Tablespaces     []Tablespace    `json:"tablespaces,omitempty"`
@@ -160,12 +159,11 @@ type FileEntry struct {
 	Mode    FileMode // permission bits
 	Size    int64    // bytes; of files
 	ModTime time.Time
-	Target  string  // of links
-	Map     *MapRef // of relations with at least one page: where the page map is
-	Blob    []Slice // of other files: where the bytes are, in order
-	SHA256  Digest  // of the bytes of a file without page map; zero if not computed
-	Damaged []uint32
-	Kind    string // a note for the engine: "relation", "" …; additive
+	Target  string   // of links
+	Map     *MapRef  // of relations with at least one page: where the page map is
+	Blob    []Slice  // of other files: where the bytes are, in order
+	SHA256  Digest   // of the bytes of a file without page map; zero if not computed
+	Damaged []uint32 // numbers of damaged pages in the relation, counted over all its files
 }
 
 // MapRef says where the page map of a relation's file is: bytes of one frame of a pack.
