@@ -116,8 +116,7 @@ func reachable(dir string) (string, error) {
 	if err := os.RemoveAll(tmp); err != nil {
 		return "", err
 	}
-	// -L: a symlink in the folder may name a file by a path that others cannot walk.
-	if out, err := exec.Command("cp", "-rL", "--preserve=mode", dir, tmp).CombinedOutput(); err != nil {
+	if out, err := exec.Command("cp", "-r", "--preserve=mode,links", dir, tmp).CombinedOutput(); err != nil {
 		return "", fmt.Errorf("copy %s: %w: %s", dir, err, out)
 	}
 	return dst, os.Rename(tmp, dst)

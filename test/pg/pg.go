@@ -10,6 +10,7 @@ package pg
 import (
 	"os"
 	"path/filepath"
+	"strconv"
 	"time"
 )
 
@@ -134,4 +135,18 @@ func Need(t TB, major int) Installation {
 	}
 	t.Skipf("%v", err)
 	return Installation{}
+}
+
+// Rounds is how often a test with random crashes is to repeat them: PGSTOW_TEST_ROUNDS, which `make chaos` sets to 100, or else n.
+func Rounds(t TB, n int) int {
+	t.Helper()
+	v := os.Getenv("PGSTOW_TEST_ROUNDS")
+	if v == "" {
+		return n
+	}
+	rounds, err := strconv.Atoi(v)
+	if err != nil || rounds < 1 {
+		t.Fatalf("PGSTOW_TEST_ROUNDS=%s: not a number of rounds", v)
+	}
+	return rounds
 }
