@@ -31,7 +31,7 @@ type ClusterInfo struct {
 func (c ClusterInfo) Ref() ClusterRef { return ClusterRef{Name: c.Name, SystemID: c.SystemID} }
 
 // EnsureCluster opens the cluster's prefix if nobody has: cluster.json is created once and never changed. If it is there
-// already it must be of the same cluster with the same sizes (ErrForeignCluster); created is false then.
+// already it must be of the same cluster with the same sizes (ErrClusterMismatch); created is false then.
 func (r *Repository) EnsureCluster(ctx context.Context, info ClusterInfo) (created bool, err error) {
 	ref := info.Ref()
 	if err := ref.Check(); err != nil {
@@ -56,7 +56,7 @@ func compareClusters(have, want ClusterInfo) error {
 		if a == b || a == 0 || b == 0 {
 			return nil
 		}
-		return hint(fmt.Errorf("cluster %s: %s is %d here and %d in the repository: %w", want.Ref(), what, b, a, ErrForeignCluster),
+		return hint(fmt.Errorf("cluster %s: %s is %d here and %d in the repository: %w", want.Ref(), what, b, a, ErrClusterMismatch),
 			"a cluster whose sizes were changed by pg_resetwal needs another cluster name")
 	}
 	return errors.Join(
@@ -81,7 +81,7 @@ func (r *Repository) Cluster(ctx context.Context, ref ClusterRef) (ClusterInfo, 
 	case err != nil:
 		return info, fmt.Errorf("cluster %s: %w", ref, err)
 	case info.Ref() != ref:
-		return info, fmt.Errorf("%s is of cluster %s: %w", key, info.Ref(), ErrForeignCluster)
+		return info, fmt.Errorf("%s is of cluster %s: %w", key, info.Ref(), ErrClusterMismatch)
 	}
 	return info, info.SegmentSize.Check()
 }
@@ -179,6 +179,6 @@ func ChooseSystemID(name string, all []SystemActivity, since time.Time) (Cluster
 	for i, a := range live {
 		ids[i] = strconv.FormatUint(a.Ref.SystemID, 10)
 	}
-	return ClusterRef{}, hint(fmt.Errorf("cluster name %q is used by system identifiers %s: %w", name, strings.Join(ids, ", "), ErrForeignCluster),
+	return ClusterRef{}, hint(fmt.Errorf("cluster name %q is used by system identifiers %s: %w", name, strings.Join(ids, ", "), ErrClusterMismatch),
 		"choose one with --system-id")
 }
