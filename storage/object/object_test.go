@@ -83,6 +83,25 @@ func checkObject(t *testing.T, o object.WriterOptions, stored, plain []byte, ids
 	}
 }
 
+// Frames larger than by habit, up to the greatest.
+func TestLargeFrames(t *testing.T) {
+	plains := [][]byte{append(textOf(3<<20), noiseOf(1<<20)...), noiseOf(9 << 20), make([]byte, object.MaxFrame)}
+	w, err := object.NewWriter(object.WriterOptions{Verify: true})
+	must(t, err)
+	for _, plain := range plains {
+		_, err := w.AddFrame(plain)
+		must(t, err)
+	}
+	stored, err := w.Finish(sample)
+	must(t, err)
+	for how, read := range readers {
+		got, err := read(stored, nil)
+		if err != nil || !bytes.Equal(got, bytes.Join(plains, nil)) {
+			t.Errorf("%s: %d bytes, %v", how, len(got), err)
+		}
+	}
+}
+
 // A writer that is used again writes what a new one writes.
 func TestWriterReuse(t *testing.T) {
 	w, err := object.NewWriter(object.WriterOptions{Hash: true, Verify: true, Concurrency: 2})

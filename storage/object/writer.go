@@ -62,7 +62,7 @@ type WriterOptions struct {
 	// plain bytes, so that what is uploaded is known to decode.
 	Verify bool
 	// Concurrency is how many frames Add, Encode and FileWriter compress at a
-	// time; 0 means 1. Each needs some 6 to 15 MiB.
+	// time; 0 means 1. Each needs some 4 to 6 MiB.
 	Concurrency int
 }
 
