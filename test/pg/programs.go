@@ -69,11 +69,26 @@ func Binary(t TB, name string) string {
 	return path
 }
 
+// Programs returns a folder with the content of dir, where our two programs have been built, that the server's user can read.
+func Programs(t TB, dir string) string {
+	t.Helper()
+	published, err := publish(dir)
+	if err != nil {
+		t.Fatalf("programs in %s: %v", dir, err)
+	}
+	for _, name := range []string{"pgstow", "pgstow-wal"} {
+		if _, err := os.Stat(filepath.Join(published, name)); err != nil {
+			t.Fatalf("%s is not in %s: run `make build`", name, dir)
+		}
+	}
+	return published
+}
+
 // buildPrograms builds into .cache/test-bin, where the go command leaves what is still up to date, and then puts a copy under a name that holds its
 // hash: another test process may build again while these run.
 func buildPrograms() (string, error) {
 	if dir := os.Getenv("PGSTOW_TEST_BIN"); dir != "" {
-		return reachable(dir)
+		return publish(dir)
 	}
 	root, err := ModuleRoot()
 	if err != nil {
@@ -94,16 +109,17 @@ func buildPrograms() (string, error) {
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("%w\n%s", err, out)
 	}
+	return publish(stage)
+}
+
+// publish copies the programs in stage to a folder that the server's user can read, named after their content, and drops those that nobody has asked
+// for in a day.
+func publish(stage string) (string, error) {
 	cache, release, err := sharedCache()
 	if err != nil {
 		return "", err
 	}
 	defer release()
-	return publish(stage, cache)
-}
-
-// publish copies the programs in stage to a folder of cache named after their content, and drops those that nobody has asked for in a day.
-func publish(stage, cache string) (string, error) {
 	names, err := filepath.Glob(filepath.Join(stage, "*"))
 	if err != nil {
 		return "", err

@@ -85,10 +85,13 @@ func (a Sums) Rows() int64 {
 	return n
 }
 
+// Names are the tables' names, sorted.
+func (a Sums) Names() []string { return slices.Sorted(maps.Keys(a)) }
+
 // Diff says in lines what differs in got; "" if nothing does.
 func (a Sums) Diff(got Sums) string {
 	var b strings.Builder
-	for _, name := range slices.Sorted(maps.Keys(a)) {
+	for _, name := range a.Names() {
 		g, ok := got[name]
 		switch want := a[name]; {
 		case !ok:
@@ -97,7 +100,7 @@ func (a Sums) Diff(got Sums) string {
 			fmt.Fprintf(&b, "%s has %d rows with hash %s, want %d with %s\n", name, g.Rows, g.Hash, want.Rows, want.Hash)
 		}
 	}
-	for _, name := range slices.Sorted(maps.Keys(got)) {
+	for _, name := range got.Names() {
 		if _, ok := a[name]; !ok {
 			fmt.Fprintf(&b, "%s should not be there (%d rows)\n", name, got[name].Rows)
 		}
