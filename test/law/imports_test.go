@@ -27,7 +27,7 @@ var layers = map[string][]string{
 	"cmd/internal/hotpath": {"wal/spool", "wal"},
 	"cmd/pgstow-wal":       {"cmd/internal/hotpath", "wal/spool", "wal"},
 
-	"backup": {"catalog", "wal/archive", "wal/pgcontrol", "wal", "storage/object", "storage"},
+	"backup": {"catalog", "wal/archive", "wal/pgcontrol", "wal/page", "wal", "storage/object", "storage"},
 
 	"wal/archive": {"catalog", "wal/spool", "wal/pgcontrol", "wal", "storage/object", "storage"},
 	"wal/receive": {"catalog", "wal/archive", "wal/spool", "wal/pgcontrol", "wal", "storage/object", "storage"},
@@ -40,7 +40,7 @@ var layers = map[string][]string{
 	"storage/retry": {"storage"}, "storage/limit": {"storage"}, "storage/fault": {"storage"}, "storage/probe": {"storage"},
 	"storage/storetest": {"storage"},
 
-	"wal": {}, "wal/spool": {}, "wal/pgcontrol": {"wal"},
+	"wal": {}, "wal/spool": {}, "wal/pgcontrol": {"wal"}, "wal/page": {"wal"},
 
 	"test": {"*"},
 }
@@ -49,7 +49,7 @@ var layers = map[string][]string{
 var isolated = []string{"storage", "wal", "catalog"}
 
 // standardOnly packages use the standard library and our own packages only: the server calls them for every segment, or anybody may use them.
-var standardOnly = []string{"cmd/pgstow-wal", "cmd/internal/hotpath", "wal", "wal/spool", "wal/pgcontrol", "storage"}
+var standardOnly = []string{"cmd/pgstow-wal", "cmd/internal/hotpath", "wal", "wal/spool", "wal/pgcontrol", "wal/page", "storage"}
 
 // dependencies are the modules, or parts of them, that may be imported, and by whom. "test" may import all of them.
 var dependencies = map[string][]string{
