@@ -61,7 +61,7 @@ var dependencies = map[string][]string{
 	"github.com/jackc/pgx/v5":         {"backup", "wal/receive", "cmd/pgstow"},
 	"github.com/jackc/pglogrepl":      {"backup", "wal/receive"},
 	"github.com/cenkalti/backoff/v5":  {"storage/retry"},
-	"golang.org/x/time":               {"storage/limit"},
+	"golang.org/x/time":               {"storage/limit", "backup"},
 	"golang.org/x/sys":                {"backup", "catalog", "wal/archive", "wal/receive", "storage/file", "cmd/pgstow"},
 	"golang.org/x/sync":               {"backup", "catalog", "wal/archive", "wal/receive", "storage/object", "storage/limit", "cmd/pgstow"},
 	"golang.org/x/term":               {"cmd/pgstow"},
