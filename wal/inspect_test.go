@@ -297,3 +297,33 @@ func BenchmarkInspectSegment(b *testing.B) {
 		}
 	}
 }
+
+// TestStraddlingSwitch reads pairs of segments with a switch record over their boundary: the second one is empty but for the
+// record's end.
+func TestStraddlingSwitch(t *testing.T) {
+	eachMajor(t, func(t *testing.T, dir string, _ int) {
+		fs := segments(t, dir, "straddle")
+		if len(fs) != 4 {
+			t.Fatalf("%d segments", len(fs))
+		}
+		for i, head := range []wal.LSN{8, 16} {
+			first, second := inspect(t, fs[2*i]), inspect(t, fs[2*i+1])
+			at := second.Header.Addr - head
+			if first.Switch || first.LastRecord != at {
+				t.Errorf("last record at %s, want %s; switch %v", first.LastRecord, at, first.Switch)
+			}
+			if !second.Switch || second.SwitchLSN != at || second.LastRecord != 0 {
+				t.Errorf("switch %v at %s, want %s; last record %s", second.Switch, second.SwitchLSN, at, second.LastRecord)
+			}
+			for r, err := range wal.Records(fs[2*i+1].seg) {
+				t.Errorf("record %v, error %v", r.LSN, err)
+			}
+			// The end of any other record does not excuse an empty segment.
+			seg := slices.Clone(fs[2*i+1].seg)
+			seg[wal.LongHeaderSize+int(second.Header.RemLen)-8]++ // xl_info is 41: the lower bits are not the switch's
+			inspect(t, fixture{fs[2*i+1].name, seg})
+			seg[wal.LongHeaderSize+int(second.Header.RemLen)-8] = 0x30
+			refused(t, seg, fs[2*i+1].name, wal.ReasonIncomplete)
+		}
+	})
+}

@@ -89,6 +89,38 @@ sql 6001 -c "select pg_logical_emit_message(false, 'huge', repeat('h', 2500000))
 s=$(switch 6001 archive)
 for f in $(ls archive | grep -E '^[0-9A-F]{24}$' | tail -n 3); do keep huge "archive/$f"; done
 
+# straddle: a switch record over the boundary of two segments, with 8 or 16 of its 24 bytes in the first; all of the second
+# is its end.
+for head in 8 16; do
+	message 6001 1000
+	s=$(segment 6001)
+	sql 6001 <<-EOF
+		do \$\$
+		declare
+			size constant int := 1048576;
+			head constant int := $head;
+			overhead constant int := 55; -- of a logical message with a one-letter prefix: record header, data header, its own
+			left_ int;
+		begin
+			loop
+				left_ := size - mod((pg_current_wal_insert_lsn() - '0/0')::bigint, size);
+				exit when left_ <= head;
+				if left_ > 8000 then -- to the last page
+					perform pg_logical_emit_message(false, 'f', repeat('x', least(60000, left_ - 7000)));
+				else
+					perform pg_logical_emit_message(false, 'f', repeat('x', left_ - head - overhead));
+				end if;
+			end loop;
+			if left_ <> head then raise 'the record fell at % bytes before the end', left_; end if;
+			perform pg_switch_wal();
+		end \$\$;
+	EOF
+	next=${s:0:16}$(printf %08X $((16#${s:16} + 1)))
+	until_file "archive/$next"
+	keep straddle "archive/$s"
+	keep straddle "archive/$next"
+done
+
 # control: a running server's control file and what the server says of it; page: a relation with checksums.
 control() { # port folder role
 	keep "$3" "$2/global/pg_control"
