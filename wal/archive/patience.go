@@ -1,0 +1,78 @@
+package archive
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	"pgstow/storage"
+)
+
+// errStalled and errDeadline are why a call to the store was given up.
+var (
+	errStalled  = errors.New("no progress")
+	errDeadline = errors.New("the deadline has passed")
+)
+
+// watch ends a context when nothing moved for a while: bytes of a Put (through storage.WithProgress), bytes of a body (through
+// reader), or whatever else calls moved.
+type watch struct {
+	mu     sync.Mutex
+	timer  *time.Timer
+	stall  time.Duration
+	cancel context.CancelCauseFunc
+}
+
+// watched returns a context that ends with errStalled after stall without progress. stop must be called.
+func watched(outer context.Context, stall time.Duration) (ctx context.Context, w *watch, stop func()) {
+	ctx, cancel := context.WithCancelCause(outer)
+	w = &watch{stall: stall, cancel: cancel}
+	w.timer = time.AfterFunc(stall, func() { cancel(fmt.Errorf("%w for %s", errStalled, stall)) })
+	ctx = storage.WithProgress(ctx, func(n int) error {
+		w.moved()
+		return storage.Progress(outer, n)
+	})
+	return ctx, w, func() {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.timer.Stop()
+		cancel(nil)
+	}
+}
+
+// moved says that something moved.
+func (w *watch) moved() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.timer.Reset(w.stall)
+}
+
+// reader watches a body.
+func (w *watch) reader(r io.Reader) io.Reader { return watchedReader{w, r} }
+
+type watchedReader struct {
+	w *watch
+	r io.Reader
+}
+
+func (r watchedReader) Read(p []byte) (int, error) {
+	n, err := r.r.Read(p)
+	if n > 0 {
+		r.w.moved()
+	}
+	return n, err
+}
+
+// explain adds to an error that came of an ended context why the context ended.
+func explain(ctx context.Context, err error) error {
+	if err == nil || ctx.Err() == nil {
+		return err
+	}
+	if cause := context.Cause(ctx); !errors.Is(err, cause) {
+		return fmt.Errorf("%w: %w", cause, err)
+	}
+	return err
+}

@@ -1,0 +1,154 @@
+package archive
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"pgstow/catalog"
+	"pgstow/storage"
+	"pgstow/storage/object"
+)
+
+const (
+	// archiveRecord is the spool's record of an archive that was opened and whose cluster was found or made.
+	archiveRecord = "archive"
+	recordAge     = time.Hour
+	// pushConcurrency is how many frames are compressed at a time: the server needs the other processors.
+	pushConcurrency = 2
+)
+
+func push(ctx context.Context, o PushOptions, path string) (PushResult, error) {
+	o.setDefaults()
+	p, err := openFile(path)
+	if err != nil {
+		return PushResult{}, fmt.Errorf("push %s: %w", path, err)
+	}
+	defer p.close()
+	if o.Spool.Stored(p.base, p.id) {
+		return PushResult{Name: p.base, Outcome: Marked}, nil
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, o.total(p.id.Size), errDeadline)
+	defer cancel()
+	result, err := o.run(ctx, p)
+	if err != nil {
+		var refused *RefusedError
+		if !errors.As(err, &refused) {
+			// Whatever is wrong, the next call looks at the archive anew.
+			o.Spool.Forget(archiveRecord)
+		}
+		return result, fmt.Errorf("push %s: %w", p.base, explain(ctx, err))
+	}
+	if err := o.Spool.MarkStored(p.base, p.id); err != nil {
+		o.warn("the spool could not be written: %v", err)
+	}
+	return result, nil
+}
+
+func (o *PushOptions) setDefaults() {
+	o.Options.setDefaults()
+	if o.Deadline <= 0 {
+		o.Deadline = DefaultPushDeadline
+	}
+	if o.Stall <= 0 {
+		o.Stall = DefaultPushStall
+	}
+}
+
+// total is the most time for a file of size bytes.
+func (o *PushOptions) total(size int64) time.Duration {
+	const mib, free = 1 << 20, 16
+	return o.Deadline + time.Duration(max(0, (size+mib-1)/mib-free))*time.Second
+}
+
+func (o *PushOptions) run(ctx context.Context, p *pushFile) (PushResult, error) {
+	result := PushResult{Name: p.base}
+	s, err := findServer(ctx, &o.Options)
+	if err != nil {
+		return result, err
+	}
+	if err := p.read(); err != nil {
+		return result, err
+	}
+	if err := p.inspect(s); err != nil {
+		return result, err
+	}
+	repo, err := o.open(ctx, s, p)
+	if err != nil {
+		return result, err
+	}
+	h := p.header
+	h.Time, h.Host, h.DataDirectory, h.Program = o.Now(), o.Host, o.PGData, o.Program
+	encoded, err := o.encode(repo, h, p)
+	if err != nil {
+		return result, err
+	}
+	defer encoded.close()
+	if p.mapped {
+		if err := p.unchanged(); err != nil {
+			return result, err
+		}
+	}
+	own, err := object.ParseHeader(encoded.bytes)
+	if err != nil {
+		return result, err
+	}
+	result.Key = s.ref.WALKey(p.name, fmt.Sprintf("%x", own.PlainSHA256[:4]))
+	result.PlainSize, result.StoredSize, result.AsPartial = own.PlainSize, own.StoredSize, p.partial
+	result.Outcome, err = o.store(ctx, repo, result.Key, own, encoded.bytes)
+	return result, err
+}
+
+// store creates the object. The bytes are the same in every try of this call, so that a lost reply cannot be mistaken for somebody
+// else's object.
+func (o *PushOptions) store(ctx context.Context, repo *catalog.Repository, key string, own object.Header, encoded []byte) (Outcome, error) {
+	ctx, w, stop := watched(ctx, o.Stall)
+	defer stop()
+	_, err := repo.Put(ctx, key, encoded, storage.IfAbsent)
+	switch {
+	case err == nil:
+		return Stored, nil
+	case errors.Is(err, storage.ErrExist):
+		w.moved()
+		if err := compare(ctx, repo.Store, key, own); err != nil {
+			return 0, explain(ctx, err)
+		}
+		return Existed, nil
+	default:
+		return 0, explain(ctx, err)
+	}
+}
+
+// open opens the repository and makes sure that the cluster has its place in it. In the steady state the spool remembers both for an
+// hour, so that a push is one request; what it remembers is bound to the host's pins again.
+func (o *PushOptions) open(ctx context.Context, s server, p *pushFile) (*catalog.Repository, error) {
+	if b, ok := o.Spool.Record(archiveRecord, recordAge, o.Now()); ok {
+		if repo, err := catalog.OpenDescriptor(o.Store, o.Pins, b); err == nil {
+			return repo, nil
+		}
+	}
+	ctx, w, stop := watched(ctx, o.Stall)
+	defer stop()
+	repo, err := catalog.Open(ctx, o.Store, o.Pins)
+	if err != nil {
+		return nil, explain(ctx, err)
+	}
+	w.moved()
+	if info, ok := s.clusterInfo(p.segment, o.Now(), o.Host); ok {
+		_, err = repo.EnsureCluster(ctx, info)
+	} else {
+		_, err = repo.Cluster(ctx, s.ref)
+	}
+	if err != nil {
+		return nil, explain(ctx, err)
+	}
+	b, err := repo.Descriptor()
+	if err == nil {
+		err = o.Spool.PutRecord(archiveRecord, b, o.Now())
+	}
+	if err != nil {
+		o.warn("the spool could not be written: %v", err)
+	}
+	return repo, nil
+}
