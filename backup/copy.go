@@ -1,0 +1,201 @@
+package backup
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/time/rate"
+
+	"pgstow/backup/pagemap"
+	"pgstow/backup/source"
+	"pgstow/catalog"
+	"pgstow/storage/object"
+	"pgstow/wal"
+	"pgstow/wal/pgcontrol"
+)
+
+// copier copies the files of a data directory into packs.
+type copier struct {
+	o       CreateOptions
+	report  *reporter
+	source  source.Options
+	control pgcontrol.Control
+	// start LSN and limit are for telling torn pages from damaged ones.
+	start wal.LSN
+	limit func(context.Context) (wal.LSN, error)
+
+	packs    *packStore
+	collect  *collector
+	manifest *catalog.ManifestWriter
+	uploads  *errgroup.Group
+}
+
+// spareWriters is how many packs may be on their way to the store beyond those
+// that workers fill.
+const spareWriters = 2
+
+// newCopier prepares the copy. The context it returns ends when an upload fails:
+// everything that follows must run in it.
+func newCopier(ctx context.Context, repo *catalog.Repository, ref catalog.ClusterRef, id string, c *copier) (context.Context, error) {
+	c.uploads, ctx = errgroup.WithContext(ctx)
+	header := object.Header{
+		Timeline: uint32(c.control.Timeline), Host: c.o.Host, DataDirectory: c.source.Root, Program: c.o.Program,
+	}
+	packs, err := newPackStore(repo, ref, id, header, c.o.Level, c.o.Workers+spareWriters, c.uploads)
+	if err != nil {
+		return ctx, err
+	}
+	if c.manifest, err = repo.NewManifestWriter(ref, id); err != nil {
+		return ctx, err
+	}
+	c.packs = packs
+	c.collect = &collector{
+		packs: packs, sink: c.manifest, emit: c.report.emit, live: make(map[uint32]int64),
+		pageSize: int(c.control.BlockSize), hold: c.o.WAL == WALInclude,
+	}
+	c.report.stored = packs.stored.Load
+	return ctx, nil
+}
+
+// run reads everything but pg_control. When it returns without an error all lines
+// are written but those that are held back; packs may still be on their way.
+func (c *copier) run(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	measured := c.source
+	group.Go(func() error {
+		c.report.measure(ctx, measured)
+		return nil
+	})
+	jobs := make(chan *job)
+	order := make(chan *job, 2*c.o.Workers) // bounds the results that wait
+	idle := make(chan *job, 4*c.o.Workers+2)
+	group.Go(func() error {
+		defer close(jobs)
+		defer close(order)
+		return c.plan(ctx, jobs, order, idle)
+	})
+	shared := c.reader()
+	for range c.o.Workers {
+		group.Go(func() error {
+			w := newWorker(shared)
+			for j := range jobs {
+				if err := w.run(ctx, j); err != nil {
+					return err
+				}
+				j.done <- struct{}{}
+			}
+			return nil
+		})
+	}
+	group.Go(func() error { return c.gather(ctx, order, idle) })
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	return c.collect.maps.close(ctx, c.collect)
+}
+
+func (c *copier) reader() *reader {
+	size := int(c.control.BlockSize)
+	r := &reader{
+		fs: c.o.FS, packs: c.packs, onRead: c.report.read,
+		pageSize: size, relSeg: c.control.RelSegSize, zeroHash: pagemap.Hash(make([]byte, size)),
+		check: &source.Checker{
+			PageSize: size, Checksums: c.control.DataChecksumVersion != 0, Start: c.start, Limit: c.limit,
+		},
+	}
+	if c.o.RateLimit > 0 {
+		r.limiter = rate.NewLimiter(rate.Limit(c.o.RateLimit), max(frameSize, size))
+	}
+	return r
+}
+
+// plan hands out jobs in the order of the walk.
+func (c *copier) plan(ctx context.Context, jobs, order chan<- *job, idle <-chan *job) error {
+	limits := planLimits{pageSize: int64(c.control.BlockSize), plain: jobPlain, least: frameSize, parts: maxParts}
+	get := func() *job {
+		select {
+		case j := <-idle:
+			return j
+		default:
+			return newJob()
+		}
+	}
+	for j, err := range planJobs(source.Walk(ctx, c.source), limits, get) {
+		if err != nil {
+			return fmt.Errorf("walk the data directory: %w", err)
+		}
+		for _, to := range []chan<- *job{order, jobs} {
+			select {
+			case to <- j:
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			}
+		}
+	}
+	return nil
+}
+
+// maxParts bounds the small files of one job.
+const maxParts = 2048
+
+// gather takes the results in the order of the walk.
+func (c *copier) gather(ctx context.Context, order <-chan *job, idle chan<- *job) error {
+	for j := range order {
+		select {
+		case <-j.done:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+		if err := c.collect.job(ctx, j); err != nil {
+			return err
+		}
+		j.reset()
+		select {
+		case idle <- j:
+		default:
+		}
+	}
+	return nil
+}
+
+// storeControl reads pg_control, after every other file, and stores it.
+func (c *copier) storeControl(ctx context.Context) (pgcontrol.Control, []byte, error) {
+	control, b, err := readControl(ctx, c.o.FS, c.source.Root)
+	if err != nil {
+		return control, nil, err
+	}
+	if control.SystemID != c.control.SystemID {
+		return control, nil, fmt.Errorf("pg_control is of another cluster than at the beginning")
+	}
+	c.report.read(int64(len(b)), 1)
+	return control, b, c.collect.storeControl(ctx, b)
+}
+
+// finish waits for the uploads and completes the pack table.
+func (c *copier) finish() error {
+	if err := c.uploads.Wait(); err != nil {
+		return err
+	}
+	return c.collect.finish()
+}
+
+// versionDir is the name of this server's folder inside tablespaces
+// (TABLESPACE_VERSION_DIRECTORY).
+func versionDir(major int, c pgcontrol.Control) string {
+	return fmt.Sprintf("PG_%d_%d", major, c.CatalogVersion)
+}
+
+// tablespacesOf is the form in which the manifest names tablespaces.
+func tablespacesOf(list []source.Tablespace) []catalog.Tablespace {
+	var out []catalog.Tablespace
+	for _, t := range list {
+		out = append(out, catalog.Tablespace{
+			OID: t.OID, Path: fmt.Sprintf("pg_tblspc/%d", t.OID), Location: t.Location, InPlace: t.InPlace,
+		})
+	}
+	return out
+}
+
+func walDir(dir string) string { return filepath.Join(dir, "pg_wal") }

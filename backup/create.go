@@ -1,0 +1,199 @@
+package backup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"pgstow/backup/source"
+	"pgstow/catalog"
+	"pgstow/wal"
+	"pgstow/wal/pgcontrol"
+)
+
+// Create takes a full backup and returns the manifest's header. When ctx ends, or
+// anything fails before the commit, nothing more is written but the release of the
+// lease, and the server ends its part of the backup with the session.
+//
+// A *PartialError comes with a valid header: the backup exists, but pages in it
+// are damaged in the data directory too.
+func Create(ctx context.Context, repo *catalog.Repository, o CreateOptions) (catalog.BackupHeader, error) {
+	o, err := o.withDefaults()
+	if err != nil {
+		return catalog.BackupHeader{}, err
+	}
+	c := &creation{repo: repo, o: o, report: newReporter(o.Events)}
+	var header catalog.BackupHeader
+	if o.Offline {
+		header, err = c.offline(ctx)
+	} else {
+		header, err = c.online(ctx)
+	}
+	if err != nil {
+		return catalog.BackupHeader{}, err
+	}
+	if header.Damaged > 0 {
+		return header, &PartialError{ID: header.ID, Pages: header.Damaged, Sample: header.DamagedPages}
+	}
+	return header, nil
+}
+
+// creation is one run of Create.
+type creation struct {
+	repo   *catalog.Repository
+	o      CreateOptions
+	report *reporter
+
+	dir     string
+	major   int
+	control pgcontrol.Control // at the beginning
+	ref     catalog.ClusterRef
+	id      string
+}
+
+func (c *creation) phase(p Phase) { c.report.emit(PhaseEvent{p}) }
+
+// cluster opens the cluster's prefix in the repository.
+func (c *creation) cluster(ctx context.Context) error {
+	c.ref = catalog.ClusterRef{Name: c.o.Cluster, SystemID: c.control.SystemID}
+	checksums := c.control.DataChecksumVersion != 0
+	_, err := c.repo.EnsureCluster(ctx, catalog.ClusterInfo{
+		Name: c.o.Cluster, SystemID: c.control.SystemID, PostgresMajor: c.major, SegmentSize: c.control.WALSegmentSize,
+		PageSize: c.control.BlockSize, RelSegSize: c.control.RelSegSize, Checksums: &checksums,
+		Created: time.Now(), Host: c.o.Host,
+	})
+	return err
+}
+
+// releaseWithin bounds the release of the lease after the work was cancelled.
+const releaseWithin = 10 * time.Second
+
+// leased claims the backup's id and does the work while the lease lasts.
+func (c *creation) leased(ctx context.Context, work func(ctx context.Context) error) (err error) {
+	lease, err := c.repo.ClaimBackup(ctx, c.ref, catalog.LeaseOptions{
+		TTL: c.o.Lease.TTL, Clock: c.o.Lease.Clock, Host: c.o.Host, Program: c.o.Program, PID: c.o.PID,
+	}, nil)
+	if err != nil {
+		return err
+	}
+	c.id = lease.Backup()
+	leasedCtx, stop := lease.Keep(ctx)
+	defer func() {
+		err = errors.Join(err, stop())
+		if errors.Is(err, catalog.ErrLeaseLost) {
+			return // it is not ours to release
+		}
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseWithin)
+		defer cancel()
+		if rerr := lease.Release(ctx); rerr != nil && err == nil {
+			c.report.emit(NoteEvent{Text: rerr.Error()}) // it dies by itself
+		}
+	}()
+	return work(leasedCtx)
+}
+
+// newSource describes what of the data directory is read.
+func (c *creation) newSource(tablespaces []source.Tablespace) source.Options {
+	return source.Options{
+		Root: c.dir, FS: c.o.FS, VersionDir: versionDir(c.major, c.control), Tablespaces: tablespaces,
+		Skipped: func(s source.Skip) { c.report.emit(SkippedEvent(s)) },
+	}
+}
+
+// header is what all kinds of backup say alike. control is the stored pg_control.
+func (c *creation) header(k *copier, control pgcontrol.Control) (catalog.BackupHeader, error) {
+	info, err := os.Stat(c.dir)
+	if err != nil {
+		return catalog.BackupHeader{}, err
+	}
+	t := &k.collect.totals
+	h := catalog.BackupHeader{
+		Label: c.o.Label, Method: catalog.MethodFull, PostgresMajor: c.major,
+		CatalogVersion: control.CatalogVersion, ControlVersion: control.Version,
+		BlockSize: control.BlockSize, RelSegSize: control.RelSegSize, WALSegmentSize: control.WALSegmentSize,
+		ChecksumVersion: control.DataChecksumVersion, WALLevel: control.WALLevel.String(), WALLogHints: control.LogHints,
+		ControlRedo: control.Redo, ControlTimeline: control.Timeline,
+		Tablespaces: tablespacesOf(k.source.Tablespaces),
+		Damaged:     t.damaged, DamagedPages: t.sample, PagesChanged: t.pages,
+		BytesRead: c.report.bytes.Load(), BytesStored: k.packs.stored.Load(),
+		Program: c.o.Program, Host: c.o.Host, DataDirectory: c.dir, DataDirectoryMode: catalog.FileMode(info.Mode().Perm()),
+		Options: map[string]string{
+			"wal": c.o.WAL.String(), "level": c.o.Level.String(),
+		},
+	}
+	if t.torn > 0 {
+		c.report.emit(NoteEvent{Text: fmt.Sprintf("%d pages were caught while the server wrote them; the WAL repairs them", t.torn)})
+	}
+	return h, nil
+}
+
+// commit writes the manifest: from here on the backup exists.
+func (c *creation) commit(ctx context.Context, k *copier, h catalog.BackupHeader) (catalog.BackupHeader, error) {
+	c.phase(PhaseCommit)
+	h.Notes = c.report.notes
+	if err := context.Cause(ctx); err != nil {
+		return h, err
+	}
+	h, err := k.manifest.Commit(ctx, h)
+	if err == nil {
+		c.report.progress()
+	}
+	return h, err
+}
+
+// checkStop compares what the server said at the stop with what was begun.
+func (c *creation) checkStop(start wal.LSN, label wal.BackupLabel, s stopped) error {
+	want := serverLabel(c.id, c.o.Label)
+	switch {
+	case label.Label != want:
+		return fmt.Errorf("the server's backup_label has label %q and not %q: another backup's", label.Label, want)
+	case label.StartLSN != start:
+		return fmt.Errorf("the server's backup_label starts at %s and not at %s", label.StartLSN, start)
+	case s.lsn < start:
+		return fmt.Errorf("the server stopped the backup at %s, before its start at %s", s.lsn, start)
+	case label.CheckpointLSN < start:
+		return fmt.Errorf("the backup's checkpoint at %s lies before its start at %s", label.CheckpointLSN, start)
+	}
+	return nil
+}
+
+// realDirectory is the data directory with links resolved, so that the walk sees
+// a folder.
+func realDirectory(dir string) (string, error) {
+	abs, err := filepath.Abs(dir)
+	if err != nil {
+		return "", err
+	}
+	real, err := filepath.EvalSymlinks(abs)
+	if err != nil {
+		return "", fmt.Errorf("data directory: %w", err)
+	}
+	return real, nil
+}
+
+// configFiles names the configuration files from outside, and the map of settings
+// that the manifest's header has.
+func configFiles(dir string, f facts) (externals []source.External, settings map[string]string) {
+	var files []string
+	for _, name := range []string{"config_file", "hba_file", "ident_file"} {
+		files = append(files, f.configFiles[name])
+	}
+	files = append(files, f.included...)
+	externals = source.ExternalsOf(dir, files)
+	for _, x := range externals {
+		key := x.File
+		for name, path := range f.configFiles {
+			if path == x.File {
+				key = name
+			}
+		}
+		if settings == nil {
+			settings = make(map[string]string)
+		}
+		settings[key] = source.ConfigPrefix + "/" + x.Name
+	}
+	return externals, settings
+}
