@@ -173,20 +173,25 @@ func opaqueHeader(ref ClusterRef, oh object.Header) BackupHeader {
 	return h
 }
 
-// Histories reads the history files of the timelines of an index.
-func (r *Repository) Histories(ctx context.Context, x *WALIndex) (map[wal.TimelineID]wal.History, error) {
-	out := map[wal.TimelineID]wal.History{}
+// Histories reads the history files of the timelines of an index. Those that the host has no identity for are listed in
+// unread.
+func (r *Repository) Histories(ctx context.Context, x *WALIndex) (read map[wal.TimelineID]wal.History, unread []wal.TimelineID, err error) {
+	read = map[wal.TimelineID]wal.History{}
 	for _, t := range x.Timelines {
 		if !t.HasHistory {
 			continue
 		}
 		h, err := r.History(ctx, x.Ref, t.Timeline)
-		if err != nil {
-			return nil, err
+		switch {
+		case errors.Is(err, object.ErrNoIdentity), errors.Is(err, object.ErrWrongIdentity):
+			unread = append(unread, t.Timeline)
+		case err != nil:
+			return nil, nil, err
+		default:
+			read[t.Timeline] = h
 		}
-		out[t.Timeline] = h
 	}
-	return out, nil
+	return read, unread, nil
 }
 
 // maxHistory bounds a stored history file, in bytes.
@@ -227,9 +232,7 @@ func (r *Repository) Facts(ctx context.Context, ref ClusterRef) (Facts, error) {
 	if err := group.Wait(); err != nil {
 		return f, err
 	}
-	if f.Histories, err = r.Histories(ctx, f.WAL); err != nil {
-		// A host without identity knows of the forks what backups recorded, which it cannot read either: only timelines
-		// without ancestors can be followed. Say so instead of guessing.
+	if f.Histories, f.Unread, err = r.Histories(ctx, f.WAL); err != nil {
 		return f, err
 	}
 	f.Segments = NewStoredSegments(r, f.WAL)

@@ -83,14 +83,7 @@ func (r *Repository) ClaimBackup(ctx context.Context, ref ClusterRef, o LeaseOpt
 
 // claimID takes the lease only by creating it: a free one of this name belongs to another backup, finished or given up.
 func (r *Repository) claimID(ctx context.Context, ref ClusterRef, id string, o LeaseOptions) (*Lease, error) {
-	l := &Lease{repo: r, key: LeaseKey(ref.Name, id), clock: o.Clock, ephemeral: true}
-	if o.TTL <= 0 {
-		o.TTL = DefaultLeaseTTL
-	}
-	l.info = LeaseInfo{
-		Format: formatVersion, Name: id, Purpose: o.Purpose, Holder: newNonce(), TTL: Seconds(o.TTL), SystemID: ref.SystemID,
-		Backup: id, Reference: o.Reference, Host: o.Host, Program: o.Program, PID: o.PID, Acquired: o.Clock.Wall().UTC(),
-	}
+	l := r.newLease(ref.Name, id, o)
 	if err := l.write(ctx, storage.IfAbsent); err != nil {
 		if errors.Is(err, storage.ErrExist) {
 			return nil, fmt.Errorf("claim %s: %w", id, ErrLeaseHeld)

@@ -47,6 +47,7 @@ type Facts struct {
 	Backups   []BackupSummary // in any order
 	WAL       *WALIndex
 	Histories map[wal.TimelineID]wal.History // of the archive's history files; timeline 1 needs none
+	Unread    []wal.TimelineID               // timelines whose history the host cannot decrypt: nothing is planned then
 	Segments  SegmentFacts
 
 	// ClockSlack is how far back the server's clock may ever have been set. To prove that no commit is later than a time

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"pgstow/storage"
@@ -101,16 +102,18 @@ type LeaseOptions struct {
 	Ephemeral bool
 }
 
-// Lease is held by this process. Its methods may be called from one goroutine at a time.
+// Lease is held by this process. Safe for concurrent use.
 type Lease struct {
 	repo      *Repository
 	key       string
-	info      LeaseInfo
-	etag      string
 	clock     Clock
 	ephemeral bool
-	renewed   time.Duration // monotonic time before the last successful write began
-	released  bool
+
+	mu       sync.Mutex // held during a write, so that writes of one holder do not overtake each other
+	info     LeaseInfo
+	etag     string
+	renewed  time.Duration // monotonic time before the last successful write began
+	released bool
 }
 
 // LeaseHeldError is ErrLeaseHeld and says by whom.
@@ -130,15 +133,8 @@ func (r *Repository) AcquireLease(ctx context.Context, cluster, name string, o L
 	if err := CheckClusterName(cluster); err != nil {
 		return nil, err
 	}
-	if o.TTL <= 0 {
-		o.TTL = DefaultLeaseTTL
-	}
 	o.Clock = o.Clock.withDefaults()
-	l := &Lease{repo: r, key: LeaseKey(cluster, name), clock: o.Clock, ephemeral: o.Ephemeral}
-	l.info = LeaseInfo{
-		Format: formatVersion, Name: name, Purpose: o.Purpose, Holder: newNonce(), TTL: Seconds(o.TTL), SystemID: o.SystemID,
-		Backup: o.Backup, Reference: o.Reference, Host: o.Host, Program: o.Program, PID: o.PID, Acquired: o.Clock.Wall().UTC(),
-	}
+	l := r.newLease(cluster, name, o)
 	err := l.write(ctx, storage.IfAbsent)
 	if err == nil {
 		return l, nil
@@ -150,6 +146,19 @@ func (r *Repository) AcquireLease(ctx context.Context, cluster, name string, o L
 		return nil, err
 	}
 	return l, nil
+}
+
+func (r *Repository) newLease(cluster, name string, o LeaseOptions) *Lease {
+	if o.TTL <= 0 {
+		o.TTL = DefaultLeaseTTL
+	}
+	return &Lease{
+		repo: r, key: LeaseKey(cluster, name), clock: o.Clock, ephemeral: o.Ephemeral,
+		info: LeaseInfo{
+			Format: formatVersion, Name: name, Purpose: o.Purpose, Holder: newNonce(), TTL: Seconds(o.TTL), SystemID: o.SystemID,
+			Backup: o.Backup, Reference: o.Reference, Host: o.Host, Program: o.Program, PID: o.PID, Acquired: o.Clock.Wall().UTC(),
+		},
+	}
 }
 
 // takeOver takes a lease that exists: at once if it is free, else after it was seen to be dead.
@@ -184,7 +193,7 @@ func (l *Lease) takeOver(ctx context.Context, o LeaseOptions) error {
 	}
 }
 
-// write puts the body under a new nonce and remembers the ETag.
+// write puts the body under a new nonce and remembers the ETag. l.mu is held, or nobody else has l yet.
 func (l *Lease) write(ctx context.Context, cond storage.Condition) error {
 	next := l.info
 	next.Nonce, next.Renewed = newNonce(), l.clock.Wall().UTC()
@@ -201,13 +210,23 @@ func (l *Lease) write(ctx context.Context, cond storage.Condition) error {
 }
 
 // Info is what the lease says about its holder.
-func (l *Lease) Info() LeaseInfo { return l.info }
+func (l *Lease) Info() LeaseInfo {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.info
+}
 
 // Backup is the id of the backup that the lease was taken for.
-func (l *Lease) Backup() string { return l.info.Backup }
+func (l *Lease) Backup() string { return l.Info().Backup }
 
 // Renew writes the lease anew. ErrLeaseLost if somebody else has written it since: the work must stop.
 func (l *Lease) Renew(ctx context.Context) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.renew(ctx)
+}
+
+func (l *Lease) renew(ctx context.Context) error {
 	if l.released {
 		return fmt.Errorf("lease %s was released: %w", l.info.Name, ErrLeaseLost)
 	}
@@ -223,9 +242,11 @@ func (l *Lease) Renew(ctx context.Context) error {
 
 // SetReference renews the lease with the id of the backup that must not be deleted meanwhile.
 func (l *Lease) SetReference(ctx context.Context, id string) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	old := l.info.Reference
 	l.info.Reference = id
-	if err := l.Renew(ctx); err != nil {
+	if err := l.renew(ctx); err != nil {
 		l.info.Reference = old
 		return err
 	}
@@ -234,6 +255,8 @@ func (l *Lease) SetReference(ctx context.Context, id string) error {
 
 // Release marks the lease free, by compare-and-swap, so that only our own is. A lease that was lost is no error here.
 func (l *Lease) Release(ctx context.Context) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	if l.released {
 		return nil
 	}

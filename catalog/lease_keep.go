@@ -58,8 +58,8 @@ func (w *leaseWatch) pause(seen leaseRead) time.Duration {
 
 // Keep renews the lease every third of its TTL until stop is called, and returns a context for the work that the lease
 // protects: it ends, with a cause that wraps ErrLeaseLost, when somebody else has the lease or when it could not be
-// renewed for two thirds of its TTL, which is before anybody may take it. While it runs no other method may be called;
-// stop waits for it and returns what ended it early, if something did. Release comes after stop.
+// renewed for two thirds of its TTL, which is before anybody may take it. stop waits for the last renewal and returns what
+// ended it early, if something did. Release comes after stop.
 func (l *Lease) Keep(ctx context.Context) (work context.Context, stop func() error) {
 	work, cancel := context.WithCancelCause(ctx)
 	done := make(chan struct{})
@@ -80,12 +80,12 @@ func (l *Lease) Keep(ctx context.Context) (work context.Context, stop func() err
 }
 
 func (l *Lease) renewUntil(ctx context.Context) error {
-	ttl := time.Duration(l.info.TTL)
+	ttl := time.Duration(l.Info().TTL)
 	for {
 		if l.clock.Sleep(ctx, ttl/3) != nil {
 			return nil
 		}
-		deadline := ttl*2/3 - (l.clock.Monotonic() - l.renewed)
+		deadline := ttl*2/3 - l.age()
 		err := l.renewBefore(ctx, deadline)
 		switch {
 		case err == nil:
@@ -95,13 +95,20 @@ func (l *Lease) renewUntil(ctx context.Context) error {
 		case errors.Is(err, ErrLeaseLost):
 			return err
 		}
-		if l.clock.Monotonic()-l.renewed >= ttl*2/3 {
-			return fmt.Errorf("lease %s could not be renewed: %w: %w", l.info.Name, ErrLeaseLost, err)
+		if l.age() >= ttl*2/3 {
+			return fmt.Errorf("lease %s could not be renewed: %w: %w", l.Info().Name, ErrLeaseLost, err)
 		}
 		if l.clock.Sleep(ctx, ttl/20) != nil {
 			return nil
 		}
 	}
+}
+
+// age is the time since the lease was last known to be ours.
+func (l *Lease) age() time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.clock.Monotonic() - l.renewed
 }
 
 // renewBefore gives up at the deadline: a store that hangs must not let the work run on without a lease.

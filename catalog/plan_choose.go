@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"pgstow/storage/object"
 	"pgstow/wal"
 )
 
@@ -30,6 +31,9 @@ func (u unfit) Error() string { return u.err.Error() }
 func planRestore(ctx context.Context, f Facts, t Target, want BackupSelector) (Plan, error) {
 	if f.WAL == nil {
 		return Plan{}, errors.New("plan restore: no index of the archive")
+	}
+	if len(f.Unread) > 0 {
+		return Plan{}, identityHint(fmt.Errorf("plan restore: history of timeline %d: %w", f.Unread[0], object.ErrNoIdentity))
 	}
 	p := planner{f: f, t: t}
 	list, err := p.candidates(want)
