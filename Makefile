@@ -11,12 +11,12 @@ CACHE := $(CURDIR)/.cache
 export CACHE
 
 # Where a job has no home folder, the go command and npm still need one.
-ifeq ($(shell test -n "$$HOME" -a -d "$$HOME" -a -w "$$HOME" && echo yes),)
+ifeq ($(shell test -d "$${HOME-}" -a -w "$${HOME-}" && echo yes),)
 export HOME := $(CACHE)/home
 $(shell mkdir -p $(CACHE)/home)
 endif
 export PATH := $(PATH):/usr/local/go/bin
-ifeq ($(shell command -v go),)
+ifeq ($(shell PATH="$$PATH:/usr/local/go/bin" command -v go),)
 $(error there is no go command: install Go 1.26 from https://go.dev/dl)
 endif
 
