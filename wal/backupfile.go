@@ -54,7 +54,7 @@ func ParseBackupFile(b []byte) (BackupFile, error) {
 // parseBackup takes the lines before the label from the top and those after it from the end: a label may contain line
 // breaks, and must not pass for other lines.
 func parseBackup(b []byte, history bool) (f BackupFile, err error) {
-	lines := strings.Split(strings.TrimSuffix(string(b), "\n"), "\n")
+	lines := strings.Split(strings.TrimRight(string(b), "\n"), "\n")
 	p := backupParser{lines: lines}
 	f.StartLSN, f.StartSegment = p.location("START WAL LOCATION: ")
 	if history {

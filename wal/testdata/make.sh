@@ -135,7 +135,7 @@ keep page "a/$(sql 6001 -c "select pg_relation_filepath('account')")"
 start_fn="pg_backup_start('a label', true)" stop_fn="pg_backup_stop(true)"
 [ "$major" -ge 15 ] || { start_fn="pg_start_backup('a label', true, false)"; stop_fn="pg_stop_backup(false, true)"; }
 mkdir out/backup
-sql 6001 -c "select 1 from $start_fn" -c "select labelfile from $stop_fn" | sed 1d > out/backup/backup_label
+sql 6001 -c "select 1 from $start_fn" -c "select labelfile from $stop_fn" | sed '1d;$d' > out/backup/backup_label
 for f in archive/*.backup; do cp "$f" out/backup/; done
 
 # fork: a streaming standby is promoted in the middle of a segment; a second one archives always and follows.
