@@ -42,6 +42,9 @@ func (o *PushOptions) encode(repo *catalog.Repository, h object.Header, p *pushF
 // encodeLarge builds the object in a file that has lost its name, so that it is gone with this process whatever happens, and maps it.
 func encodeLarge(w object.WriterOptions, h object.Header, plain []byte, dir string) (*encoded, error) {
 	f, err := os.CreateTemp(dir, ".new-*") // "" is the temporary folder
+	if err != nil && dir != "" {
+		f, err = os.CreateTemp("", "pgstow-*")
+	}
 	if err != nil {
 		return nil, fmt.Errorf("encode: %w", err)
 	}

@@ -33,9 +33,9 @@ type Outcome int
 
 // The outcomes.
 const (
-	Stored   Outcome = iota + 1 // by this call
-	Existed                     // the archive had these very bytes
-	Marked                      // the spool knew that this very file is stored
+	Stored  Outcome = iota + 1 // by this call
+	Existed                    // the archive had these very bytes
+	Marked                     // the spool knew that this very file is stored
 )
 
 func (o Outcome) String() string {
