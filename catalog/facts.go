@@ -18,6 +18,7 @@ type SegmentFact struct {
 	// Exact facts count only records that end within what is stored of this segment; from headers also the last one
 	// that goes on in the next segment.
 	Exact         bool
+	Begins        wal.LSN            // Exact only: start of the last record that begins in it, whole or not; 0: none
 	RestorePoints []wal.RestorePoint // Exact only
 }
 

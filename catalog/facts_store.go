@@ -211,6 +211,10 @@ func factOfRecords(seg []byte, until wal.LSN, whole bool) (SegmentFact, error) {
 			}
 			return f, err
 		}
+		if r.LSN >= until {
+			return f, nil
+		}
+		f.Begins = r.LSN
 		if !r.Complete || r.End > until {
 			return f, nil
 		}

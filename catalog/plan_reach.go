@@ -94,20 +94,27 @@ func (p *planner) reachLSN(ctx context.Context, path *walPath) (bool, error) {
 		if f.err != nil {
 			return false, f.err
 		}
-		if f.Exact || f.Switch {
+		begins := f.LastRecord
+		if f.Exact {
+			begins = f.Begins
+		}
+		if f.Switch {
 			open = false
 		}
-		if f.LastRecord == 0 {
+		switch {
+		case begins == 0:
 			continue
+		case begins < p.t.LSN:
+			return false, nil
+		case f.LastRecord >= p.t.LSN && (f.Exact || !open):
+			return true, nil
+		case !f.Exact && open:
+			exact, err := p.decode(ctx, s)
+			if err != nil || exact.LastRecord >= p.t.LSN {
+				return err == nil, err
+			}
 		}
-		if f.LastRecord < p.t.LSN || !open {
-			return f.LastRecord >= p.t.LSN, nil
-		}
-		exact, err := p.decode(ctx, s)
-		if err != nil || exact.LastRecord >= p.t.LSN {
-			return err == nil, err
-		}
-		return false, nil
+		open = false // what began before this one is whole, though it may have begun in an earlier segment
 	}
 	return false, nil
 }
@@ -149,8 +156,8 @@ func (p *planner) reachXID(ctx context.Context, path *walPath, from wal.LSN) (bo
 	return false, nil
 }
 
-// reachName finds the first restore point of the name from the backup's start on: there PostgreSQL stops, and if the
-// server is not consistent there it fails. A backup that is too young for the first one may do for none: another is tried.
+// reachName finds the first restore point of the name from the backup's start on: there PostgreSQL stops, after the record,
+// and if the server is not consistent by then it fails. WAL that a backup holds itself is not looked into.
 func (p *planner) reachName(ctx context.Context, path *walPath, b BackupSummary, plan *Plan) (bool, error) {
 	for s, f := range p.facts(ctx, path.segments(path.size.SegmentOf(b.Start))) {
 		if f.err != nil {
@@ -167,7 +174,7 @@ func (p *planner) reachName(ctx context.Context, path *walPath, b BackupSummary,
 			if rp.Name != p.t.Name || rp.LSN <= b.Start {
 				continue
 			}
-			if rp.LSN <= b.Stop {
+			if rp.LSN < b.Stop {
 				return false, unfit{&UnreachableError{
 					Target: p.t, Why: fmt.Sprintf("backup %s is not consistent there yet", b.ID),
 					Nearest: []Point{{LSN: rp.LSN, Time: rp.Time, Note: "the restore point is at"}, {LSN: b.Stop, Time: b.StoppedAt, Note: "the backup ends at"}},

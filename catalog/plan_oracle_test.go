@@ -1,0 +1,710 @@
+package catalog_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"testing"
+	"time"
+
+	"pgstow/catalog"
+	"pgstow/wal"
+)
+
+// The oracle replays a small world record by record as PostgreSQL does and so knows which backup reaches a target. It
+// shares no code with the planner: it knows neither ranges nor headers, only records, and which segment files exist.
+
+type recordKind int
+
+const (
+	plainRecord recordKind = iota
+	commitRecord
+	pointRecord
+	switchRecord
+)
+
+type record struct {
+	kind       recordKind
+	start, end wal.LSN
+	time       time.Time
+	xid        uint32
+	name       string
+}
+
+type worldBackup struct {
+	catalog.BackupSummary
+}
+
+// world is some timelines of one cluster, its archive and its backups.
+type world struct {
+	records   map[wal.TimelineID][]record // of the timeline itself, from its fork on
+	histories map[wal.TimelineID]wal.History
+	stored    map[catalog.SegmentID]bool
+	pieces    map[catalog.SegmentID]wal.LSN // end of the pieces of a segment that is not stored
+	backups   []worldBackup
+}
+
+const oracleSize = wal.MinSegmentSize
+
+// lineage is what the server of tli had in its log: the records of all its ancestors up to the forks, then its own.
+func (w *world) lineage(tli wal.TimelineID) []record {
+	var out []record
+	for _, e := range w.histories[tli] {
+		for _, r := range w.records[e.Timeline] {
+			if r.start < e.End {
+				out = append(out, r)
+			}
+		}
+	}
+	return out
+}
+
+// fileBytes says how much of a file for segment n recovery on history h is given, and the file's timeline: PostgreSQL
+// asks for the newest timeline first that does not begin behind the segment.
+func (w *world) fileBytes(h wal.History, n wal.SegmentNumber, hole bool) wal.LSN {
+	start := oracleSize.Start(n)
+	best := start
+	for i := len(h) - 1; i >= 0; i-- {
+		begin := wal.LSN(0)
+		if i > 0 {
+			begin = h[i-1].End
+		}
+		if begin >= oracleSize.End(n) {
+			continue // the timeline begins behind the segment
+		}
+		id := catalog.SegmentID{Timeline: h[i].Timeline, Number: n}
+		if w.stored[id] && (len(h)-1 == i || oracleSize.SegmentOf(h[i].End) > n) {
+			return oracleSize.End(n)
+		}
+		if hole {
+			break // it is asked for, is not there, and later segments are: an error, not an end
+		}
+		have := start
+		if w.stored[id] {
+			have = oracleSize.End(n)
+		} else if p, ok := w.pieces[id]; ok {
+			have = p
+		}
+		best = max(best, min(have, h[i].End))
+		if begin <= start {
+			break
+		}
+	}
+	return best
+}
+
+// inForce is the timeline from which segment n is taken.
+func inForce(h wal.History, n wal.SegmentNumber) wal.TimelineID {
+	for i := len(h) - 1; i > 0; i-- {
+		if oracleSize.SegmentOf(h[i-1].End) <= n {
+			return h[i].Timeline
+		}
+	}
+	return h[0].Timeline
+}
+
+const lastSegment = 40
+
+// available is how far recovery from a place on reads along h, and whether a hole ends it.
+func (w *world) available(h wal.History, from wal.LSN) (end wal.LSN, hole bool) {
+	n := oracleSize.SegmentOf(from)
+	for ; n <= lastSegment; n++ {
+		if !w.stored[catalog.SegmentID{Timeline: inForce(h, n), Number: n}] {
+			break
+		}
+	}
+	for m := n + 1; m <= lastSegment; m++ {
+		if w.stored[catalog.SegmentID{Timeline: inForce(h, m), Number: m}] {
+			return oracleSize.Start(n), true
+		}
+	}
+	return w.fileBytes(h, n, false), false
+}
+
+type outcome int
+
+const (
+	reached outcome = iota
+	unreachable
+	gap
+	noBackup
+)
+
+func (o outcome) String() string { return [...]string{"reached", "unreachable", "gap", "no backup"}[o] }
+
+// replay recovers from one backup along h and says how it ends.
+func (w *world) replay(b worldBackup, h wal.History, t catalog.Target) (outcome, wal.LSN) {
+	from := b.Start
+	if b.WALIncluded {
+		from = b.Stop
+	}
+	end, hole := w.available(h, from)
+	archived := end
+	if b.WALIncluded {
+		end = max(end, b.Stop)
+	}
+	short := unreachable
+	if hole {
+		short = gap
+	}
+	if end < b.Stop {
+		return short, 0
+	}
+	switch t.Kind {
+	case catalog.TargetImmediate:
+		return reached, b.Stop
+	case catalog.TargetLatest:
+		if hole {
+			return gap, 0
+		}
+		return reached, 0
+	}
+	for _, r := range w.lineage(h.Timeline()) {
+		if r.start < b.Start || r.end > end {
+			continue
+		}
+		before := r.end <= b.Stop
+		if t.Kind == catalog.TargetName {
+			before = r.end < b.Stop // PostgreSQL stops after it, and is consistent by then
+		}
+		if b.WALIncluded && r.end <= b.Stop && (oracleSize.SegmentOf(r.start) < oracleSize.SegmentOf(b.Stop) || r.end > archived) {
+			continue // the planner does not look into WAL that is kept in a backup
+		}
+		stops := false
+		switch t.Kind {
+		case catalog.TargetLSN:
+			stops = r.start >= t.LSN
+		case catalog.TargetTime:
+			stops = r.kind == commitRecord && (r.time.After(t.Time) || t.Exclusive && r.time.Equal(t.Time))
+		case catalog.TargetXID:
+			// What the headers can tell: some transaction at or behind the target.
+			stops = r.xid != 0 && int32(r.xid-t.XID) >= 0
+		case catalog.TargetName:
+			stops = r.kind == pointRecord && r.name == t.Name
+		}
+		if !stops {
+			continue
+		}
+		if before {
+			return unreachable, 0 // PostgreSQL: requested recovery stop point is before consistent recovery point
+		}
+		if t.Kind == catalog.TargetName {
+			return reached, r.end
+		}
+		return reached, 0
+	}
+	return short, 0
+}
+
+// eligible: the backup ended before the target.
+func (b worldBackup) eligible(t catalog.Target) bool {
+	switch t.Kind {
+	case catalog.TargetLSN:
+		return b.Stop <= t.LSN
+	case catalog.TargetTime:
+		return b.StoppedAt.Before(t.Time)
+	case catalog.TargetXID:
+		return int32(t.XID-uint32(b.NextXID)) >= 0
+	default:
+		return true
+	}
+}
+
+// on reports whether b's end lies on h: the records before it are the same.
+func (w *world) on(b worldBackup, h wal.History) bool {
+	mine := w.lineage(b.StopTimeline)
+	theirs := w.lineage(h.Timeline())
+	found := false
+	for _, e := range h {
+		found = found || e.Timeline == b.StopTimeline
+	}
+	if !found {
+		return false
+	}
+	cut := func(list []record) []record {
+		return slices.DeleteFunc(slices.Clone(list), func(r record) bool { return r.start >= b.Stop })
+	}
+	return slices.Equal(cut(mine), cut(theirs)) && w.ends(h, b)
+}
+
+// ends: h had not left the backup's timeline before the backup's end, nor joined it after.
+func (w *world) ends(h wal.History, b worldBackup) bool {
+	begin := wal.LSN(0)
+	for _, e := range h {
+		if e.Timeline == b.StopTimeline {
+			return b.Start >= begin && b.Stop <= e.End
+		}
+		begin = e.End
+	}
+	return false
+}
+
+// oracle chooses among all backups, newest first.
+func (w *world) oracle(t catalog.Target, only string) (outcome, string, wal.TimelineID, wal.LSN) {
+	list := slices.Clone(w.backups)
+	slices.SortFunc(list, func(a, b worldBackup) int {
+		if a.StopTimeline != b.StopTimeline {
+			return int(b.StopTimeline) - int(a.StopTimeline)
+		}
+		if a.Stop != b.Stop {
+			if a.Stop > b.Stop {
+				return -1
+			}
+			return 1
+		}
+		return 0
+	})
+	if only != "" {
+		list = slices.DeleteFunc(list, func(b worldBackup) bool { return b.ID != only })
+	}
+	if len(list) == 0 {
+		return noBackup, "", 0, 0
+	}
+	var tlis []wal.TimelineID
+	for tli := range w.histories {
+		tlis = append(tlis, tli)
+	}
+	slices.Sort(tlis)
+	slices.Reverse(tlis)
+	follow := map[string]wal.TimelineID{}
+	switch {
+	case t.Timeline.Current:
+		for _, b := range list {
+			follow[b.ID] = b.StopTimeline
+		}
+	case t.Timeline.ID != 0:
+		tlis = []wal.TimelineID{t.Timeline.ID}
+		fallthrough
+	default:
+		for _, tli := range tlis {
+			if h, ok := w.histories[tli]; ok {
+				for _, b := range list {
+					if w.on(b, h) {
+						follow[b.ID] = tli
+					}
+				}
+			}
+			if len(follow) > 0 {
+				break
+			}
+		}
+	}
+	first := unreachable
+	seen := false
+	for _, b := range list {
+		tli, ok := follow[b.ID]
+		if !ok || !b.eligible(t) {
+			continue
+		}
+		o, lsn := w.replay(b, w.histories[tli], t)
+		if o == reached {
+			return reached, b.ID, tli, lsn
+		}
+		if !seen {
+			first, seen = o, true
+		}
+	}
+	return first, "", 0, 0
+}
+
+// worldFacts is the planner's view of a world: headers made of the records of each file.
+type worldFacts struct{ w *world }
+
+// fileRecords are the records that begin in a file: those of its timeline's lineage.
+func (f worldFacts) fileRecords(tli wal.TimelineID, n wal.SegmentNumber) []record {
+	var out []record
+	for _, r := range f.w.lineage(tli) {
+		if r.start >= oracleSize.Start(n) && r.start < oracleSize.End(n) {
+			out = append(out, r)
+		}
+	}
+	return out
+}
+
+func (f worldFacts) Header(_ context.Context, tli wal.TimelineID, n wal.SegmentNumber) (catalog.SegmentFact, error) {
+	if !f.w.stored[catalog.SegmentID{Timeline: tli, Number: n}] {
+		return catalog.SegmentFact{}, fmt.Errorf("header of a segment that is not stored: %d on %d", n, tli)
+	}
+	return factsOf(f.fileRecords(tli, n), oracleSize.End(n), false), nil
+}
+
+func (f worldFacts) Decode(_ context.Context, tli wal.TimelineID, n wal.SegmentNumber, until wal.LSN) (catalog.SegmentFact, error) {
+	id := catalog.SegmentID{Timeline: tli, Number: n}
+	have := f.w.pieces[id]
+	if f.w.stored[id] {
+		have = oracleSize.End(n)
+	}
+	return factsOf(f.fileRecords(tli, n), min(until, have), true), nil
+}
+
+func factsOf(list []record, until wal.LSN, exact bool) catalog.SegmentFact {
+	f := catalog.SegmentFact{Exact: exact}
+	for _, r := range list {
+		if exact {
+			if r.start >= until {
+				break
+			}
+			if f.Begins = r.start; r.end > until {
+				break
+			}
+		}
+		f.LastRecord = r.start
+		if r.end > until {
+			break // of a record that goes on elsewhere the header has the start only
+		}
+		if r.xid != 0 && (f.MaxXID == 0 || int32(r.xid-f.MaxXID) > 0) {
+			f.MaxXID = r.xid
+		}
+		switch r.kind {
+		case commitRecord:
+			if f.FirstCommit.IsZero() || r.time.Before(f.FirstCommit) {
+				f.FirstCommit = r.time
+			}
+			if r.time.After(f.LastCommit) {
+				f.LastCommit = r.time
+			}
+		case pointRecord:
+			f.HasRestorePoints = true
+			if exact {
+				f.RestorePoints = append(f.RestorePoints, wal.RestorePoint{Name: r.name, LSN: r.end, Time: r.time})
+			}
+		case switchRecord:
+			f.Switch = true
+		}
+	}
+	return f
+}
+
+func (w *world) facts() catalog.Facts {
+	f := catalog.Facts{Histories: map[wal.TimelineID]wal.History{}, Segments: worldFacts{w}, ClockSlack: -1, WAL: w.index()}
+	for tli, h := range w.histories {
+		if tli != 1 {
+			f.Histories[tli] = h
+		}
+	}
+	for _, b := range w.backups {
+		f.Backups = append(f.Backups, b.BackupSummary)
+	}
+	return f
+}
+
+func (w *world) index() *catalog.WALIndex {
+	x := &catalog.WALIndex{Ref: mainRef, SegmentSize: oracleSize}
+	for tli := wal.TimelineID(1); tli <= 9; tli++ {
+		t := catalog.TimelineWAL{Timeline: tli}
+		for n := range wal.SegmentNumber(lastSegment + 1) {
+			id := catalog.SegmentID{Timeline: tli, Number: n}
+			if w.stored[id] {
+				if l := len(t.Ranges); l > 0 && t.Ranges[l-1].Last+1 == n {
+					t.Ranges[l-1].Last = n
+				} else {
+					t.Ranges = append(t.Ranges, catalog.SegmentRange{First: n, Last: n})
+				}
+			} else if end, ok := w.pieces[id]; ok {
+				t.Pieces = append(t.Pieces, catalog.Piece{Segment: n, From: oracleSize.Start(n), To: end})
+			}
+		}
+		if len(t.Ranges)+len(t.Pieces) > 0 {
+			x.Timelines = append(x.Timelines, t)
+		}
+	}
+	return x
+}
+
+// builder makes a random world.
+type builder struct {
+	*rand.Rand
+	w     *world
+	clock time.Time
+	xid   uint32
+}
+
+func randomWorld(seed uint64) *world {
+	b := &builder{Rand: rand.New(rand.NewPCG(seed, 1)), clock: day, xid: 100}
+	if b.IntN(4) == 0 {
+		b.xid = 1<<32 - 20 // wraps
+	}
+	b.w = &world{
+		records: map[wal.TimelineID][]record{}, histories: map[wal.TimelineID]wal.History{1: wal.NewHistory(1)},
+		stored: map[catalog.SegmentID]bool{}, pieces: map[catalog.SegmentID]wal.LSN{},
+	}
+	b.write(1, oracleSize.Start(1)+40, 2+b.IntN(6))
+	for tli := wal.TimelineID(2); tli <= wal.TimelineID(1+b.IntN(4)); tli++ {
+		b.fork(tli)
+	}
+	b.archive()
+	for range b.IntN(5) {
+		b.backup()
+	}
+	return b.w
+}
+
+// write appends records that fill about so many segments.
+func (b *builder) write(tli wal.TimelineID, at wal.LSN, segments int) {
+	limit := at + wal.LSN(segments)*wal.LSN(oracleSize)
+	for at < limit {
+		r := record{start: at}
+		length := wal.LSN(1+b.IntN(40)) * wal.LSN(oracleSize) / 64
+		switch b.IntN(12) {
+		case 0, 1, 2, 3:
+			r.kind, length = commitRecord, 48
+			b.clock = b.clock.Add(time.Duration(b.IntN(5)) * time.Second)
+			b.xid++
+			if b.xid < 3 {
+				b.xid = 3
+			}
+			r.time, r.xid = b.clock, b.xid
+		case 4:
+			r.kind, length, r.name, r.time = pointRecord, 112, string(rune('a'+b.IntN(3))), b.clock
+		case 5:
+			r.kind, length = switchRecord, 24
+		case 6:
+			length = wal.LSN(oracleSize) * 3 / 2 // spans a whole segment
+		}
+		if r.kind != plainRecord && oracleSize.SegmentOf(at) != oracleSize.SegmentOf(at+length-1) {
+			r = record{start: at} // records with a meaning do not cross here: headers would not have it
+		}
+		r.end = at + length
+		if r.kind == switchRecord {
+			r.end = oracleSize.End(oracleSize.SegmentOf(at))
+		}
+		b.w.records[tli] = append(b.w.records[tli], r)
+		at = r.end
+		if oracleSize.Offset(at) == 0 {
+			at += 40 // page header
+		}
+	}
+}
+
+// fork makes a new timeline that leaves another one behind some record.
+func (b *builder) fork(tli wal.TimelineID) {
+	parent := wal.TimelineID(1 + b.IntN(int(tli)-1))
+	if b.IntN(2) == 0 {
+		parent = tli - 1
+	}
+	own := b.w.records[parent]
+	at := own[b.IntN(len(own))].end
+	if b.IntN(3) == 0 {
+		at = own[len(own)-1].end
+	}
+	if b.IntN(6) == 0 {
+		at = own[0].start // forked where its parent began: within one segment perhaps
+	}
+	h := slices.Clone(b.w.histories[parent])
+	h[len(h)-1].End = at
+	b.w.histories[tli] = append(h, wal.HistoryEntry{Timeline: tli, End: wal.MaxLSN})
+	if b.IntN(5) != 0 {
+		b.write(tli, at, 1+b.IntN(4))
+	} else {
+		b.write(tli, at, 0)
+		b.w.records[tli] = append(b.w.records[tli], record{start: at, end: at + 50})
+	}
+}
+
+// archive stores the files of each timeline, but for some.
+func (b *builder) archive() {
+	for tli := range wal.TimelineID(10) {
+		own := b.w.records[tli]
+		if len(own) == 0 {
+			continue
+		}
+		first := oracleSize.SegmentOf(own[0].start)
+		last := oracleSize.SegmentOf(own[len(own)-1].end) // not full
+		for n := first; n < last; n++ {
+			if b.IntN(12) != 0 {
+				b.w.stored[catalog.SegmentID{Timeline: tli, Number: n}] = true
+			}
+		}
+		for n := first; n <= last; n++ {
+			id := catalog.SegmentID{Timeline: tli, Number: n}
+			if !b.w.stored[id] && b.IntN(2) == 0 {
+				end := min(own[len(own)-1].end, oracleSize.End(n))
+				from := oracleSize.Start(n)
+				if end > from {
+					b.w.pieces[id] = from + wal.LSN(b.Int64N(int64(end-from))) + 1
+				}
+			}
+		}
+		if b.IntN(8) == 0 { // nothing of it yet
+			for n := first; n <= last; n++ {
+				delete(b.w.stored, catalog.SegmentID{Timeline: tli, Number: n})
+				delete(b.w.pieces, catalog.SegmentID{Timeline: tli, Number: n})
+			}
+		}
+	}
+}
+
+// backup takes one between two records of some timeline.
+func (b *builder) backup() {
+	var tlis []wal.TimelineID
+	for tli := range b.w.histories {
+		if len(b.w.records[tli]) > 2 {
+			tlis = append(tlis, tli)
+		}
+	}
+	if len(tlis) == 0 {
+		return
+	}
+	slices.Sort(tlis)
+	tli := tlis[b.IntN(len(tlis))]
+	own := b.w.records[tli]
+	i := b.IntN(len(own) - 1)
+	j := i + 1 + b.IntN(min(len(own)-i-1, 6))
+	s := worldBackup{}
+	s.ID = fmt.Sprintf("20261124T1545%02dZ-aaaa", len(b.w.backups))
+	s.Start, s.Stop = own[i].start, own[j-1].end
+	s.Timeline, s.StopTimeline = tli, tli
+	s.History = catalog.SwitchesOf(b.w.histories[tli])
+	s.WALIncluded = b.IntN(4) == 0
+	s.StoppedAt = day.Add(-time.Second)
+	s.NextXID = 100
+	for _, r := range b.w.lineage(tli) {
+		if r.end > s.Stop {
+			break
+		}
+		if r.kind == commitRecord {
+			s.StoppedAt = r.time // equal: a target must be later
+			s.NextXID = uint64(r.xid) + 1
+		}
+	}
+	for _, other := range b.w.backups {
+		if other.Stop == s.Stop && other.StopTimeline == s.StopTimeline {
+			return // the order of equals is the planner's own
+		}
+	}
+	b.w.backups = append(b.w.backups, s)
+}
+
+func (b *builder) target() catalog.Target {
+	t := catalog.Target{Kind: catalog.TargetKind(b.IntN(6)), Exclusive: b.IntN(2) == 0}
+	var all []record
+	for tli := range wal.TimelineID(10) {
+		all = append(all, b.w.records[tli]...)
+	}
+	r := all[b.IntN(len(all))]
+	switch t.Kind {
+	case catalog.TargetLSN:
+		t.LSN = r.start + wal.LSN(b.IntN(3)) - 1
+	case catalog.TargetTime:
+		t.Time = day.Add(time.Duration(b.IntN(60)) * time.Second)
+		if !r.time.IsZero() {
+			t.Time = r.time.Add(time.Duration(b.IntN(3)-1) * time.Second)
+		}
+	case catalog.TargetXID:
+		t.XID = b.xid - uint32(b.IntN(20)) + 2
+		if r.xid != 0 {
+			t.XID = r.xid
+		}
+	case catalog.TargetName:
+		t.Name = string(rune('a' + b.IntN(4)))
+	}
+	switch b.IntN(4) {
+	case 0:
+		t.Timeline.Current = true
+	case 1:
+		t.Timeline.ID = wal.TimelineID(1 + b.IntN(5))
+	}
+	return t
+}
+
+// TestPlanAgainstOracle compares the planner with the replay of tens of thousands of random worlds and targets.
+func TestPlanAgainstOracle(t *testing.T) {
+	worlds := 6000
+	if testing.Short() {
+		worlds = 600
+	}
+	counts := map[outcome]int{}
+	for seed := range uint64(worlds) {
+		w := randomWorld(seed)
+		b := &builder{Rand: rand.New(rand.NewPCG(seed, 2)), w: w, xid: 130}
+		for i := range 8 {
+			target := b.target()
+			only := ""
+			if len(w.backups) > 0 && b.IntN(4) == 0 {
+				only = w.backups[b.IntN(len(w.backups))].ID
+			}
+			got, plan, err := planOutcome(w, target, only)
+			want, id, tli, lsn := w.oracle(target, only)
+			counts[want]++
+			if got != want || got == reached && (plan.Backup.ID != id || plan.Timeline != tli || lsn != 0 && plan.StopLSN != lsn) {
+				t.Fatalf("seed %d target %d %v backup %q:\nplanner: %v from %s on %d at %s (%v)\noracle:  %v from %s on %d at %s\n%s",
+					seed, i, target, only, got, plan.Backup.ID, plan.Timeline, plan.StopLSN, err, want, id, tli, lsn, w)
+			}
+			if got == reached {
+				checkPath(t, w, plan)
+			}
+		}
+	}
+	for _, o := range []outcome{reached, unreachable, gap, noBackup} {
+		if counts[o] < worlds/20 {
+			t.Errorf("only %d of %d cases are %v: the worlds do not test it", counts[o], 8*worlds, o)
+		}
+	}
+	t.Log(counts)
+}
+
+func planOutcome(w *world, t catalog.Target, only string) (outcome, catalog.Plan, error) {
+	plan, err := catalog.PlanRestore(context.Background(), w.facts(), t, catalog.BackupSelector{ID: only})
+	var u *catalog.UnreachableError
+	var g *catalog.GapError
+	switch {
+	case err == nil:
+		return reached, plan, nil
+	case errors.As(err, &u):
+		return unreachable, plan, err
+	case errors.As(err, &g):
+		return gap, plan, err
+	case errors.Is(err, catalog.ErrNoBackup):
+		return noBackup, plan, err
+	}
+	panic(err)
+}
+
+// checkPath: each part of a path is stored, and the parts follow each other.
+func checkPath(t *testing.T, w *world, p catalog.Plan) {
+	t.Helper()
+	next := wal.SegmentNumber(0)
+	for i, part := range p.Path {
+		if i > 0 && part.First != next {
+			t.Fatalf("part %d begins at %d, want %d", i, part.First, next)
+		}
+		next = part.Last + 1
+		for n := part.First; n <= part.Last; n++ {
+			id := catalog.SegmentID{Timeline: part.Timeline, Number: n}
+			if !w.stored[id] && !(part.Pieces && w.pieces[id] != 0) {
+				t.Fatalf("part %d needs segment %d of timeline %d, which is not stored", i, n, part.Timeline)
+			}
+		}
+	}
+	if p.NeedsArchive && !p.Backup.WALIncluded && len(p.Path) == 0 {
+		t.Fatal("no path")
+	}
+}
+
+func (w *world) String() string {
+	s := ""
+	for tli := range wal.TimelineID(10) {
+		h, ok := w.histories[tli]
+		if !ok {
+			continue
+		}
+		s += fmt.Sprintf("timeline %d history %v\n", tli, h)
+		for _, r := range w.records[tli] {
+			s += fmt.Sprintf("  %s-%s kind %d %s xid %d %q\n", r.start, r.end, r.kind, r.time.Format("15:04:05"), r.xid, r.name)
+		}
+		for n := range wal.SegmentNumber(lastSegment + 1) {
+			id := catalog.SegmentID{Timeline: tli, Number: n}
+			if w.stored[id] {
+				s += fmt.Sprintf("  stored %d\n", n)
+			} else if p, ok := w.pieces[id]; ok {
+				s += fmt.Sprintf("  pieces %d to %s\n", n, p)
+			}
+		}
+	}
+	for _, b := range w.backups {
+		s += fmt.Sprintf("backup %s timeline %d %s-%s at %s next %d included %v\n", b.ID, b.StopTimeline, b.Start, b.Stop, b.StoppedAt.Format("15:04:05"), b.NextXID, b.WALIncluded)
+	}
+	return s
+}
