@@ -32,7 +32,7 @@ var ErrUnknown = errors.New("not a call that the spool can answer")
 // as --x=v too, and all flags stand before the operands.
 func valued(name string) bool {
 	switch name {
-	case "config", "repo", "cluster", "pgdata", "spool", "identity-file", "system-id", "timeline", "deadline":
+	case "config", "repo", "cluster", "pgdata", "spool", "encryption", "recipients", "identity-file", "system-id", "timeline":
 		return true
 	}
 	return false
@@ -40,7 +40,7 @@ func valued(name string) bool {
 
 func boolean(name string) bool {
 	switch name {
-	case "incomplete", "stop-at-hole", "no-prefetch", "quiet", "verbose":
+	case "incomplete", "stop-at-hole":
 		return true
 	}
 	return false

@@ -142,7 +142,7 @@ func TestSpoolPlace(t *testing.T) {
 	for what, same := range map[string]hotpath.Place{
 		"the config as a flag":       place(environ, "--config", config, path),
 		"the data directory by flag": place(environ, "--pgdata", data, "/elsewhere/X"),
-		"how long to wait":           place(environ, "--deadline=3s", path),
+		"which timeline":             place(environ, "--timeline=3", path),
 		"another variable":           place(append(environ, "LANG=C"), path),
 	} {
 		if same.Name != base.Name {

@@ -82,12 +82,12 @@ func awsFiles(environ []string) [][]byte {
 }
 
 // deciding returns the flags that decide where bytes go. The data directory is identified by itself, the configuration file by its
-// bytes, and how long to wait or what to do at a hole changes no byte.
+// bytes, and what to do at the end of the archive changes no byte of a whole file.
 func (c Call) deciding() []string {
 	var flags []string
 	for _, f := range c.Flags {
 		switch f.Name {
-		case "pgdata", "config", "spool", "timeline", "deadline", "incomplete", "stop-at-hole", "no-prefetch", "quiet", "verbose":
+		case "pgdata", "config", "spool", "timeline", "incomplete", "stop-at-hole":
 		default:
 			flags = append(flags, f.Name+"="+f.Value)
 		}
