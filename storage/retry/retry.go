@@ -12,6 +12,10 @@
 // stored them, and it succeeds. A condition that is not met at the first try is returned at once, without any other
 // request, also when equal bytes are there: then this call did not store them.
 //
+// So an object over which several writers compete carries something of its writer (a nonce) in its body: otherwise one
+// could take the equal bytes of another for his own. And ErrExist after a lost reply may also mean that our bytes were
+// stored and replaced since; a writer to whom that matters looks at what is there.
+//
 // # Reading
 //
 // A body that breaks off is continued where it ended, if the object is still the same, so its reader does not notice. Time
