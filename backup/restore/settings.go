@@ -11,20 +11,8 @@ import (
 	"time"
 
 	"pgstow/backup/pgconf"
+	"pgstow/catalog"
 	"pgstow/wal"
-)
-
-// TargetKind is where recovery stops, in PostgreSQL's words.
-type TargetKind string
-
-// The kinds. Latest is the end of the archive.
-const (
-	TargetLatest    TargetKind = "latest"
-	TargetTime      TargetKind = "time"
-	TargetLSN       TargetKind = "lsn"
-	TargetXID       TargetKind = "xid"
-	TargetName      TargetKind = "name"
-	TargetImmediate TargetKind = "immediate"
 )
 
 // Action is what the server does at the target (recovery_target_action).
@@ -42,9 +30,7 @@ type setting struct{ name, value string }
 
 // recovery is what postgresql.auto.conf and the signal file must say.
 type recovery struct {
-	kind       TargetKind
-	value      string // of the target, as the server reads it
-	exclusive  bool
+	target     catalog.Target
 	action     Action
 	timeline   wal.TimelineID
 	command    string // restore_command
@@ -62,16 +48,16 @@ const (
 
 // targetNames are the settings of which at most one may be set. Even resetting one raises an error in the server while
 // another is set (guc assign_recovery_target_*), so the order of lines matters.
-var targetNames = map[TargetKind]string{
-	TargetImmediate: "recovery_target",
-	TargetTime:      "recovery_target_time",
-	TargetLSN:       "recovery_target_lsn",
-	TargetXID:       "recovery_target_xid",
-	TargetName:      "recovery_target_name",
+var targetNames = map[catalog.TargetKind]string{
+	catalog.TargetImmediate: "recovery_target",
+	catalog.TargetTime:      "recovery_target_time",
+	catalog.TargetLSN:       "recovery_target_lsn",
+	catalog.TargetXID:       "recovery_target_xid",
+	catalog.TargetName:      "recovery_target_name",
 }
 
 // targetOrder gives the lines of resets a fixed order.
-var targetOrder = []TargetKind{TargetImmediate, TargetTime, TargetLSN, TargetXID, TargetName}
+var targetOrder = []catalog.TargetKind{catalog.TargetImmediate, catalog.TargetTime, catalog.TargetLSN, catalog.TargetXID, catalog.TargetName}
 
 // isRecoverySetting reports whether a line of the backup's postgresql.auto.conf belongs to an earlier recovery
 // (RULES-physical E1).
@@ -102,7 +88,7 @@ func (r recovery) lines(others []pgconf.Found, complete bool) []setting {
 		elsewhere[s.Name] = s.Value
 	}
 	var out []setting
-	ours := targetNames[r.kind] // "" for latest
+	ours := targetNames[r.target.Kind] // "" for latest
 	if r.standby {
 		ours = ""
 	}
@@ -117,9 +103,9 @@ func (r recovery) lines(others []pgconf.Found, complete bool) []setting {
 		}
 	}
 	if ours != "" {
-		out = append(out, setting{ours, r.value})
-		if r.kind != TargetImmediate {
-			out = append(out, setting{"recovery_target_inclusive", onOff(!r.exclusive)})
+		out = append(out, setting{ours, targetValue(r.target)})
+		if r.target.Kind != catalog.TargetImmediate {
+			out = append(out, setting{"recovery_target_inclusive", onOff(!r.target.Exclusive)})
 		}
 		action := r.action
 		if action == "" {
@@ -217,6 +203,31 @@ func strayPaths(dir string, settings []pgconf.Found) []string {
 		}
 	}
 	return warnings
+}
+
+// targetValue is the target as the server reads it.
+func targetValue(t catalog.Target) string {
+	switch t.Kind {
+	case catalog.TargetImmediate:
+		return "immediate"
+	case catalog.TargetTime:
+		return formatTime(t.Time)
+	case catalog.TargetLSN:
+		return t.LSN.String()
+	case catalog.TargetXID:
+		return strconv.FormatUint(uint64(t.XID), 10)
+	default:
+		return t.Name
+	}
+}
+
+// outsideSettings are those that a configuration file from outside of the data directory must not bring into it.
+func outsideSettings(name string) bool {
+	switch name {
+	case "data_directory", "config_file", "hba_file", "ident_file", "external_pid_file":
+		return true
+	}
+	return false
 }
 
 // formatTime is a recovery_target_time: with its offset, so that the server's time zone does not matter.

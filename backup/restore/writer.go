@@ -3,6 +3,7 @@ package restore
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -94,6 +95,14 @@ func (w *writer) makeDir(path string) error {
 
 // writeFile replaces a file by these bytes, durably: under another name first, then by rename.
 func (w *writer) writeFile(path string, data []byte, mode fs.FileMode) error {
+	return w.create(path, mode, func(out io.Writer) error {
+		_, err := out.Write(data)
+		return err
+	})
+}
+
+// create is writeFile for contents that are made while they are written.
+func (w *writer) create(path string, mode fs.FileMode, fill func(io.Writer) error) error {
 	full := w.place(path)
 	temp := full + ".pgstow"
 	f, err := openFile(temp)
@@ -102,7 +111,7 @@ func (w *writer) writeFile(path string, data []byte, mode fs.FileMode) error {
 	}
 	err = w.dress(f, mode, 0)
 	if err == nil {
-		_, err = f.Write(data)
+		err = fill(f)
 	}
 	if err == nil {
 		err = f.Sync()
