@@ -1,0 +1,163 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+
+	"pgstow/cmd/internal/config"
+)
+
+const exitStatusHelp = `EXIT STATUS:
+   0 done · 1 failed, a retry may help · 3 finished with named exceptions · 10 no repository, or its format is too new
+   11 lease held · 12 refused: same name with different bytes, or a foreign cluster · 13 the target cannot be reached · 64 usage
+`
+
+// run parses the arguments, carries out one command, prints its error as every error looks, and returns the exit code.
+func run(ctx context.Context, e *environment) int {
+	app := newApp(e)
+	err := app.RunContext(ctx, permute(app, e.args))
+	if err == nil {
+		return exitDone
+	}
+	if isWALPush(e.args) || isWALFetch(e.args) {
+		e.report(err)
+		return walExit(e.args, err)
+	}
+	e.report(err)
+	return exitCode(err)
+}
+
+func newApp(e *environment) *cli.App {
+	return &cli.App{
+		Name:                      "pgstow",
+		Usage:                     "PostgreSQL backup into an object store, and back",
+		Version:                   version,
+		Writer:                    e.stdout,
+		ErrWriter:                 e.stderr,
+		EnableBashCompletion:      true,
+		HideHelpCommand:           true,
+		DisableSliceFlagSeparator: true,
+		CustomAppHelpTemplate:     cli.AppHelpTemplate + "\n" + exitStatusHelp,
+		// The library would exit the process by itself and print usage errors to the result stream.
+		ExitErrHandler: func(*cli.Context, error) {},
+		OnUsageError:   onUsageError,
+		Action:         noCommand,
+		Commands: []*cli.Command{
+			initCommand(e), checkCommand(e), infoCommand(e), walCommand(e), backupCommand(e), restoreCommand(e), keygenCommand(e),
+			inspectCommand(e), completionCommand(e),
+		},
+	}
+}
+
+func onUsageError(_ *cli.Context, err error, _ bool) error { return usage("%s", err) }
+
+// noCommand answers a bare program or group with its help, and a word that is no command with an error.
+func noCommand(c *cli.Context) error {
+	if word := c.Args().First(); word != "" {
+		return usage("%q is not a command of %s", word, strings.TrimSpace(c.Command.HelpName+" "+c.App.Name))
+	}
+	return cli.ShowSubcommandHelp(c)
+}
+
+// leaf finishes a command that does something: common flags, usage errors, and examples with the exit status in its help.
+func leaf(c *cli.Command, examples string) *cli.Command {
+	c.Flags = append(c.Flags, commonFlags()...)
+	c.OnUsageError = onUsageError
+	c.CustomHelpTemplate = cli.CommandHelpTemplate + "\nEXAMPLES:\n" + indent(examples) + "\n" + exitStatusHelp
+	return c
+}
+
+func group(name, text string, commands ...*cli.Command) *cli.Command {
+	return &cli.Command{
+		Name: name, Usage: text, Subcommands: commands, Action: noCommand, OnUsageError: onUsageError, HideHelpCommand: true,
+	}
+}
+
+func indent(text string) string {
+	var b strings.Builder
+	for line := range strings.Lines(text) {
+		b.WriteString("   " + line)
+	}
+	return b.String()
+}
+
+func commonFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.StringFlag{Name: "config", Usage: "read the settings from `FILE`, default " + config.DefaultFile, Category: "Settings"},
+		&cli.StringFlag{Name: "repo", Usage: "`URL` of the repository: s3://bucket/prefix?endpoint=… or file:///dir", Category: "Settings"},
+		&cli.StringFlag{Name: "cluster", Usage: "`NAME` of the cluster in the repository", Category: "Settings"},
+		&cli.StringFlag{Name: "pgdata", Usage: "`DIR` is the data directory of the server", Category: "Settings"},
+		&cli.StringFlag{Name: "identity-file", Usage: "`FILE` with the age identities that open an encrypted repository", Category: "Settings"},
+		&cli.StringFlag{Name: "encryption", Usage: "none: a repository in plain text is expected (`WHAT`)", Category: "Settings"},
+		&cli.StringFlag{Name: "recipients", Usage: "the age recipients, or their fingerprints, that the repository must have (`LIST`)", Category: "Settings"},
+		&cli.StringFlag{Name: "spool", Usage: "`DIR` for the local cache of WAL", Category: "Settings"},
+	}
+}
+
+// jsonFlag asks for the documented JSON instead of text.
+func jsonFlag() cli.Flag { return &cli.BoolFlag{Name: "json", Usage: "print JSON (docs/json.md)"} }
+
+// settings merges flags, environment and file for one command; unknown keys are errors unless the command is PostgreSQL's own.
+func settings(c *cli.Context, e *environment, tolerant bool) (*config.Config, error) {
+	flags := map[string]string{}
+	for _, name := range c.LocalFlagNames() {
+		switch name {
+		case "repo", "cluster", "pgdata", "identity-file", "encryption", "recipients", "spool", "workers", "rate-limit", "archive-timeout":
+			flags[strings.ReplaceAll(name, "-", "_")] = c.String(name)
+		}
+	}
+	conf, warnings, err := config.Load(config.Sources{File: c.String("config"), Environ: e.environ, Flags: flags})
+	if err != nil {
+		return nil, usage("%s", err)
+	}
+	if len(warnings) > 0 && !tolerant {
+		return nil, usage("%s", strings.Join(warnings, "; "))
+	}
+	for _, warning := range warnings {
+		e.message("warning: %s", warning)
+	}
+	return conf, nil
+}
+
+// operands checks the number of arguments and returns them.
+func operands(c *cli.Context, names ...string) ([]string, error) {
+	args := c.Args().Slice()
+	required := 0
+	for _, name := range names {
+		if !strings.HasPrefix(name, "[") {
+			required++
+		}
+	}
+	if len(args) < required || len(args) > len(names) {
+		return nil, usage("%s wants %s, got %d arguments", c.Command.HelpName, wants(names), len(args))
+	}
+	for _, arg := range args {
+		if strings.HasPrefix(arg, "-") && len(arg) > 1 {
+			return nil, usage("the option %s must stand before the arguments of %s", arg, c.Command.HelpName)
+		}
+	}
+	return args, nil
+}
+
+func wants(names []string) string {
+	if len(names) == 0 {
+		return "no arguments"
+	}
+	return strings.Join(names, " ")
+}
+
+// usageError is a mistake in how pgstow was called: exit 64.
+type usageError struct{ text string }
+
+func (u *usageError) Error() string { return u.text }
+
+func usage(format string, args ...any) error { return &usageError{fmt.Sprintf(format, args...)} }
+
+func isUsage(err error) bool {
+	var u *usageError
+	return errors.As(err, &u)
+}

@@ -1,0 +1,144 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"pgstow/backup"
+	"pgstow/catalog"
+	"pgstow/cmd/internal/config"
+)
+
+func backupCreateCommand(e *environment) *cli.Command {
+	return leaf(&cli.Command{
+		Name:  "create",
+		Usage: "take a base backup",
+		Description: `Reads the data directory of a running server in parallel, between pg_backup_start and pg_backup_stop, and commits only when the backup's
+WAL is proven in the archive, or is part of the backup (--wal include). PostgreSQL is found as libpq finds it: PGHOST, PGPORT, PGUSER,
+PGSERVICE, .pgpass. Pages that do not agree with their checksum are named, and end the command with exit status 3.`,
+		Flags: []cli.Flag{
+			&cli.StringFlag{Name: "wal", Value: "archive", Usage: "archive: wait until the archive holds its WAL; include: store the WAL in the backup (`MODE`)"},
+			&cli.StringFlag{Name: "checkpoint", Value: "fast", Usage: "fast or spread (`MODE`)"},
+			&cli.StringFlag{Name: "label", Usage: "a `TEXT` to know it by"},
+			&cli.BoolFlag{Name: "offline", Usage: "a cold backup of a cleanly stopped server; needs --pgdata"},
+			&cli.StringFlag{Name: "workers", Usage: "readers and compressors at work at once (`N`), default one per core"},
+			&cli.StringFlag{Name: "rate-limit", Usage: "at most so many bytes per second to the store (`SIZE`, such as 50MiB)"},
+			&cli.StringFlag{Name: "archive-timeout", Usage: "wait at most `DURATION` for the archive"},
+			jsonFlag(),
+		},
+		Action: func(c *cli.Context) error {
+			if _, err := operands(c); err != nil {
+				return err
+			}
+			conf, err := settings(c, e, false)
+			if err != nil {
+				return err
+			}
+			options, err := createOptions(c, conf)
+			if err != nil {
+				return err
+			}
+			return createBackup(c.Context, e, conf, options, c.Bool("json"))
+		},
+	}, `pgstow backup create
+PGHOST=/var/run/postgresql pgstow backup create --label 'before the upgrade'
+pgstow backup create --wal include        # restorable with no archive at all
+pgstow backup create --offline --pgdata /var/lib/postgresql/15/main
+`)
+}
+
+func createOptions(c *cli.Context, conf *config.Config) (backup.CreateOptions, error) {
+	o := backup.CreateOptions{
+		PGData: conf.PGData, Cluster: conf.Cluster, Label: c.String("label"), Offline: c.Bool("offline"), Workers: conf.Workers,
+		ArchiveTimeout: conf.ArchiveTimeout, Level: level(conf), Host: hostname(), Program: program(), PID: os.Getpid(),
+	}
+	switch c.String("wal") {
+	case "archive":
+		o.WAL = backup.WALArchive
+	case "include":
+		o.WAL = backup.WALInclude
+	default:
+		return o, usage("--wal is archive or include, not %q", c.String("wal"))
+	}
+	switch c.String("checkpoint") {
+	case "fast":
+	case "spread":
+		o.SpreadCheckpoint = true
+	default:
+		return o, usage("--checkpoint is fast or spread, not %q", c.String("checkpoint"))
+	}
+	if o.Offline && o.PGData == "" {
+		return o, usage("--offline needs --pgdata: a stopped server cannot be asked for its directory")
+	}
+	if strings.ContainsAny(o.Label, "\n\r") {
+		return o, usage("--label must be one line")
+	}
+	return o, nil
+}
+
+func createBackup(ctx context.Context, e *environment, conf *config.Config, o backup.CreateOptions, asJSON bool) error {
+	repo, err := openRepository(ctx, e, conf)
+	if err != nil {
+		return err
+	}
+	bar := e.newProgress("backup")
+	o.Events = func(event backup.Event) { showBackupEvent(bar, event) }
+	start := time.Now()
+	header, err := backup.Create(ctx, repo, o)
+	bar.finish()
+	var partial *backup.PartialError
+	if err != nil && !errors.As(err, &partial) {
+		return err
+	}
+	if asJSON {
+		if jsonErr := e.printJSON(backupAsJSON(catalog.BackupSummary{BackupHeader: header})); jsonErr != nil {
+			return jsonErr
+		}
+		return err
+	}
+	e.printf("backup %s of cluster %s: %s in %d files, %s stored, in %s\n", header.ID, header.Cluster, bytesText(header.Bytes), header.Files,
+		bytesText(header.BytesStored), time.Since(start).Round(100*time.Millisecond))
+	e.printf("consistent from %s on timeline %d (%s)\n", header.Stop, header.StopTimeline, timeText(header.StoppedAt))
+	return err
+}
+
+func showBackupEvent(bar *progress, event backup.Event) {
+	switch v := event.(type) {
+	case backup.ProgressEvent:
+		bar.update(v.BytesDone, v.BytesTotal)
+	case backup.DamageEvent:
+		bar.note("damaged page: %s block %d: %s", v.Path, v.Block, v.What)
+	case backup.NoteEvent:
+		bar.note("%s", v.Text)
+	case backup.SkippedEvent:
+		bar.note("left out: %s: %s", v.Path, v.Reason)
+	case backup.WaitingEvent:
+		if v.Left > 0 && v.Waited >= 5*time.Second {
+			bar.note("waiting for the archive since %s: %d WAL files missing, first %s%s", v.Waited.Round(time.Second), v.Left,
+				strings.Join(v.Missing[:min(1, len(v.Missing))], ""), archiverFailure(v))
+		}
+	case backup.PhaseEvent:
+		if v.Phase == backup.PhaseCheckpoint || v.Phase == backup.PhaseWAL {
+			bar.note("%s", phaseText(v.Phase))
+		}
+	}
+}
+
+func archiverFailure(v backup.WaitingEvent) string {
+	if v.LastFailed == "" {
+		return ""
+	}
+	return "; the server's archiver last failed on " + v.LastFailed + " at " + timeText(v.LastFailedAt)
+}
+
+func phaseText(p backup.Phase) string {
+	if p == backup.PhaseCheckpoint {
+		return "waiting for the server's checkpoint"
+	}
+	return "securing the backup's WAL"
+}

@@ -1,0 +1,233 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/dustin/go-humanize"
+	"github.com/urfave/cli/v2"
+
+	"pgstow/catalog"
+	"pgstow/cmd/internal/config"
+	"pgstow/storage/object"
+)
+
+// finding is one line of `pgstow check`.
+type finding struct {
+	Level string `json:"level"` // "ok", "warning" or "failed"
+	What  string `json:"what"`
+	Text  string `json:"text"`
+}
+
+type checkReport struct {
+	Settings []config.Setting `json:"settings"`
+	Findings []finding        `json:"findings"`
+}
+
+func (r *checkReport) ok(what, format string, args ...any)   { r.add("ok", what, format, args...) }
+func (r *checkReport) warn(what, format string, args ...any) { r.add("warning", what, format, args...) }
+func (r *checkReport) fail(what, format string, args ...any) { r.add("failed", what, format, args...) }
+
+func (r *checkReport) add(level, what, format string, args ...any) {
+	r.Findings = append(r.Findings, finding{level, what, fmt.Sprintf(format, args...)})
+}
+
+func (r *checkReport) failures() (n int) {
+	for _, f := range r.Findings {
+		if f.Level == "failed" {
+			n++
+		}
+	}
+	return n
+}
+
+func checkCommand(e *environment) *cli.Command {
+	return leaf(&cli.Command{
+		Name:  "check",
+		Usage: "prove that archiving and backup work, end to end",
+		Description: `Shows each setting and where it comes from, probes the store, looks for holes in the archive and at the age of the newest backup, and, where
+the server can be reached as libpq reaches it, has it switch to a new segment and waits until that arrives in this very repository.
+Exit status 1 if anything failed.`,
+		Flags: []cli.Flag{
+			systemIDFlag(), jsonFlag(),
+			&cli.BoolFlag{Name: "no-switch", Usage: "do not make the server switch to a new segment"},
+			&cli.BoolFlag{Name: "no-server", Usage: "look at the repository only"},
+			&cli.DurationFlag{Name: "wait", Value: time.Minute, Usage: "wait so long for the switched segment"},
+			&cli.DurationFlag{Name: "max-backup-age", Usage: "fail if the newest backup is older"},
+		},
+		Action: func(c *cli.Context) error {
+			if _, err := operands(c); err != nil {
+				return err
+			}
+			conf, err := settings(c, e, false)
+			if err != nil {
+				return err
+			}
+			report := checkReport{Settings: conf.Settings()}
+			if err := checkAll(c, e, conf, &report); err != nil {
+				report.fail("repository", "%s", err)
+			}
+			if c.Bool("json") {
+				err = e.printJSON(report)
+			} else {
+				report.print(e)
+			}
+			if n := report.failures(); err == nil && n > 0 {
+				return fmt.Errorf("%d of %d checks failed", n, len(report.Findings))
+			}
+			return err
+		},
+	}, `pgstow check
+pgstow check --no-server --max-backup-age 26h --json
+`)
+}
+
+func (r *checkReport) print(e *environment) {
+	t := e.newTable("setting", "value", "from")
+	for _, s := range r.Settings {
+		t.AppendRow([]any{s.Key, s.Value, s.Source})
+	}
+	t.Render()
+	e.printf("\n")
+	for _, f := range r.Findings {
+		e.printf("%-8s %-12s %s\n", f.Level, f.What, f.Text)
+	}
+}
+
+func checkAll(c *cli.Context, e *environment, conf *config.Config, r *checkReport) error {
+	repo, err := openRepository(c.Context, e, conf)
+	if err != nil {
+		return err
+	}
+	r.ok("repository", "%s, %s", repo.ID, encryptionText(repo))
+	checkProbe(c.Context, repo, r)
+	checkIdentity(repo, r)
+	if !c.Bool("no-server") {
+		checkServer(c, conf, repo, r)
+	}
+	infos, err := clusters(c.Context, c, repo, conf)
+	if errors.Is(err, catalog.ErrNoCluster) {
+		r.fail("cluster", "%s", err)
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if len(infos) > 1 {
+		r.warn("cluster", "%d servers bear the name %s; restore will ask which is meant", len(infos), conf.Cluster)
+	}
+	for _, info := range infos {
+		if err := checkCluster(c, repo, info, r); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func encryptionText(repo *catalog.Repository) string {
+	if !repo.Encrypted {
+		return "not encrypted"
+	}
+	return fmt.Sprintf("encrypted to %s, key generation %d", strings.Join(repo.Fingerprints(), ", "), repo.Generation)
+}
+
+func checkProbe(ctx context.Context, repo *catalog.Repository, r *checkReport) {
+	found, err := probeStore(ctx, repo.Store, "repo/probe")
+	if err != nil {
+		r.fail("store", "probe: %s", err)
+		return
+	}
+	for _, p := range []struct {
+		ok   bool
+		name string
+	}{
+		{found.ConditionalPut, "conditional PUT"}, {found.CompareAndSwap, "compare-and-swap"}, {found.ReadAfterWrite, "read after write"},
+		{found.ListAfterWrite, "list after write"},
+	} {
+		if p.ok {
+			r.ok("store", "%s", p.name)
+		} else {
+			r.fail("store", "no %s", p.name)
+		}
+	}
+	if d := found.ClockDifference.Abs(); d > 5*time.Minute {
+		r.fail("clock", "the store's clock and this host's differ by %s", d)
+	} else {
+		r.ok("clock", "within %s of the store's", max(d.Round(time.Second), time.Second))
+	}
+	if repo.ProbeStale() {
+		r.warn("store", "the address differs from the one that init probed (%s)", repo.Probe.Store)
+	}
+}
+
+// checkIdentity proves, where an identity is at hand, that it opens what is encrypted now.
+func checkIdentity(repo *catalog.Repository, r *checkReport) {
+	if !repo.Encrypted {
+		return
+	}
+	if len(repo.Identities()) == 0 {
+		r.ok("identity", "none on this host: it can push and back up, not restore")
+		return
+	}
+	const secret = "pgstow check"
+	stored, err := object.EncodeAll(repo.WriterOptions(), object.Header{Kind: object.KindHistory, Name: "check", Time: time.Now()}, []byte(secret))
+	if err != nil {
+		r.fail("identity", "encrypt: %s", err)
+		return
+	}
+	opened, err := object.Open(stored, repo.Identities())
+	if err != nil {
+		r.fail("identity", "the identity at hand does not open what is encrypted to the repository's recipients: %s", err)
+		return
+	}
+	if plain, err := opened.Plain(); err != nil || string(plain) != secret {
+		r.fail("identity", "decrypt: %v", err)
+		return
+	}
+	r.ok("identity", "opens what is encrypted now")
+}
+
+func checkCluster(c *cli.Context, repo *catalog.Repository, info catalog.ClusterInfo, r *checkReport) error {
+	ref := info.Ref()
+	index, err := repo.ListWAL(c.Context, ref, info.SegmentSize)
+	if err != nil {
+		return err
+	}
+	missing, now := 0, time.Now()
+	for _, t := range index.Timelines {
+		for _, h := range timelineAsJSON(index, t, now).Holes {
+			missing++
+			if h.Overdue {
+				r.fail("wal", "%s to %s (%s to %s) is missing since %s: recovery cannot cross it; take a new backup", h.First, h.Last, h.StartLSN, h.EndLSN, timeText(h.Since))
+			} else {
+				r.warn("wal", "%s to %s is not there yet", h.First, h.Last)
+			}
+		}
+	}
+	if missing == 0 {
+		r.ok("wal", "%s: no holes, newest %s", ref, timeText(index.Newest()))
+	}
+	list, err := repo.Backups(c.Context, ref)
+	if err != nil {
+		return err
+	}
+	if len(list) == 0 {
+		r.fail("backup", "%s has none: nothing can be restored", ref)
+		return nil
+	}
+	newest := list[len(list)-1]
+	age, limit := now.Sub(newest.StoppedAt), c.Duration("max-backup-age")
+	text := fmt.Sprintf("%s, %s", newest.ID, humanize.RelTime(newest.StoppedAt, now, "ago", "from now"))
+	if limit > 0 && age > limit {
+		r.fail("backup", "%s: older than %s", text, limit)
+	} else {
+		r.ok("backup", "%s", text)
+	}
+	if newest.Damaged > 0 {
+		r.warn("backup", "%s holds %d damaged pages", newest.ID, newest.Damaged)
+	}
+	return nil
+}

@@ -1,0 +1,31 @@
+// Command pgstow backs up PostgreSQL into an object store and brings it back.
+package main
+
+import (
+	"context"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"pgstow/cmd/internal/hotpath"
+)
+
+// version is stamped by the build.
+var version = "development"
+
+func main() {
+	e := &environment{
+		args: os.Args, environ: os.Environ(), stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, terminal: isTerminal(os.Stderr),
+	}
+	ctx, stop := context.Background(), context.CancelFunc(func() {})
+	if isWALFetch(os.Args) {
+		// What restore_command runs must die by a signal or exit with 126, never with a code that PostgreSQL takes for "not in the
+		// archive"; so signals keep their default there.
+		hotpath.Guard()
+	} else {
+		ctx, stop = signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
+	}
+	code := run(ctx, e)
+	stop()
+	os.Exit(code)
+}
