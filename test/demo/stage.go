@@ -37,7 +37,7 @@ func (s *stage) note(format string, args ...any) {
 // show adds a program's output to a step.
 func (s *stage) show(output string) {
 	for line := range strings.Lines(strings.TrimSpace(output)) {
-		s.note("%s", strings.TrimRight(line, "\n"))
+		s.note("%s", strings.TrimRight(line, " \n"))
 	}
 }
 
