@@ -23,7 +23,7 @@ const (
 type SegmentError struct {
 	Name   string // of the segment; "" where the caller gave none
 	Reason Reason
-	LSN    LSN // where it was found out; with ReasonIncomplete and ReasonDamaged the WAL before it is sound. 0: unknown
+	LSN    LSN // where it was found out; the cause may lie before it, see SegmentInfo.CompleteTo. 0: unknown
 	Detail string
 }
 

@@ -147,7 +147,7 @@ func TestRecordOverSeveralSegments(t *testing.T) {
 			records++
 			if !r.Complete {
 				open++
-				if r.TotalLength < 2500000 || r.End != 0 || r.Payload(nil) != nil {
+				if r.TotalLength < 2500000 || r.End != 0 || r.AppendPayload(nil) != nil {
 					t.Errorf("the record that goes on: %+v", r)
 				}
 			}

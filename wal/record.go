@@ -78,27 +78,46 @@ func (r *Record) IsBackupEnd() bool {
 	return r.Complete && r.Rmgr == RmgrXLOG && r.Info&^infoMask == infoBackupEnd
 }
 
-// Payload gives the bytes after the record's header: block headers, block data, main data. The result is a part of the
-// segment, or of buf (which may be nil) if pages headers lie between. It is nil unless the record is Complete.
-func (r *Record) Payload(buf []byte) []byte {
+// AppendPayload appends the bytes after the record's header to dst: block headers, block data, main data. It appends nothing
+// unless the record is Complete.
+func (r *Record) AppendPayload(dst []byte) []byte {
+	if r.onePage() {
+		return append(dst, r.payload(nil)...)
+	}
+	return r.appendPages(dst)
+}
+
+// onePage says whether the record lies in one page.
+func (r *Record) onePage() bool { return r.off%r.block+int(r.TotalLength) <= r.block }
+
+// payload gives the bytes after the record's header: a part of the segment, or, if page headers lie between, a copy that
+// takes the place of buf's contents.
+func (r *Record) payload(buf []byte) []byte {
 	if !r.Complete {
 		return nil
 	}
-	if total := int(r.TotalLength); r.off%r.block+total <= r.block {
-		return r.seg[r.off+recordHeaderSize : r.off+total]
+	if r.onePage() {
+		return r.seg[r.off+recordHeaderSize : r.off+int(r.TotalLength)]
+	}
+	return r.appendPages(buf[:0])
+}
+
+// appendPages appends the payload without the page headers in it.
+func (r *Record) appendPages(dst []byte) []byte {
+	if !r.Complete {
+		return dst
 	}
 	skip, left := recordHeaderSize, int(r.TotalLength)
-	buf = buf[:0]
 	for off := r.off; left > 0; {
 		n := min(left, r.block-off%r.block)
 		b := r.seg[off : off+n]
 		s := min(skip, n)
-		buf = append(buf, b[s:]...)
+		dst = append(dst, b[s:]...)
 		skip -= s
 		left -= n
 		off += n + ShortHeaderSize // never a segment's first page: the record began before it
 	}
-	return buf
+	return dst
 }
 
 // mainData gives the main data of a payload that has no block references, as no record of RmgrXact and none that this
@@ -132,8 +151,8 @@ type Transaction struct {
 	Prepared  bool // by COMMIT PREPARED or ROLLBACK PREPARED
 }
 
-// Transaction reads a commit or abort record; major is the segment's. ok is false for every other record. buf is scratch
-// space, may be nil.
+// Transaction reads a commit or abort record; major is the segment's. ok is false for every other record. buf
+// is scratch space for the rare record that lies in several pages, may be nil.
 func (r *Record) Transaction(major int, buf []byte) (t Transaction, ok bool) {
 	us, xid, ok := r.transaction(major, buf)
 	if !ok {
@@ -146,7 +165,7 @@ func (r *Record) Transaction(major int, buf []byte) (t Transaction, ok bool) {
 	return t, true
 }
 
-// transaction gives the time as PostgreSQL counts it, in microseconds since 2000-01-01 UTC.
+// transaction gives the time as PostgreSQL counts it, in microseconds since 2000-01-01 UTC. buf is scratch space.
 func (r *Record) transaction(major int, buf []byte) (us int64, xid uint32, ok bool) {
 	if !r.Complete || r.Rmgr != RmgrXact {
 		return 0, 0, false
@@ -155,7 +174,7 @@ func (r *Record) transaction(major int, buf []byte) (us int64, xid uint32, ok bo
 	if op != xactCommit && op != xactAbort && op != xactCommitPrepared && op != xactAbortPrepared {
 		return 0, 0, false
 	}
-	d := mainData(r.Payload(buf))
+	d := mainData(r.payload(buf))
 	if len(d) < 8 {
 		return 0, 0, false
 	}
@@ -227,7 +246,7 @@ func (r *Record) RestorePoint() (p RestorePoint, ok bool) {
 	if !r.Complete || r.Rmgr != RmgrXLOG || r.Info&^infoMask != infoRestorePoint {
 		return p, false
 	}
-	d := mainData(r.Payload(nil))
+	d := mainData(r.payload(nil))
 	if len(d) < 8+nameSize {
 		return p, false
 	}
@@ -242,6 +261,3 @@ const postgresEpoch = 946684800
 func fromPostgres(us int64) time.Time {
 	return time.UnixMicro(us).Add(postgresEpoch * time.Second).UTC()
 }
-
-// onePage says whether the record lies in one page.
-func (r *Record) onePage() bool { return r.off%r.block+int(r.TotalLength) <= r.block }

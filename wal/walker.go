@@ -29,6 +29,7 @@ type walker struct {
 	switchLSN   LSN
 	maybeSwitch LSN // a switch record may have begun here, in the segment before
 	err         *SegmentError
+	split       [recordHeaderSize]byte // the header of a record that pages cut, put together
 }
 
 func align(n int) int { return (n + recordAlign - 1) &^ (recordAlign - 1) }
@@ -239,8 +240,8 @@ func (w *walker) header(r *Record, b []byte) bool {
 
 // longRecord follows a record over page boundaries and checks it if it ends in the segment. end is the offset after it.
 func (w *walker) longRecord(r *Record, total, avail int) (end int, whole, again bool) {
-	var hb [recordHeaderSize]byte
-	have := copy(hb[:], w.seg[w.pos:w.pos+avail])
+	hb := w.split[:]
+	have := copy(hb, w.seg[w.pos:w.pos+avail])
 	sum := crc32.Update(0, w.table, w.seg[w.pos+have:w.pos+avail])
 	rem := total - avail
 	for page := w.pos + avail; ; page += w.block {
@@ -262,7 +263,7 @@ func (w *walker) longRecord(r *Record, total, avail int) (end int, whole, again 
 		rem -= len(b)
 		if have < recordHeaderSize {
 			n := copy(hb[have:], b)
-			if have += n; have == recordHeaderSize && !w.header(r, hb[:]) {
+			if have += n; have == recordHeaderSize && !w.header(r, hb) {
 				return page, false, false
 			}
 			end = page + size + n
@@ -272,7 +273,7 @@ func (w *walker) longRecord(r *Record, total, avail int) (end int, whole, again 
 		}
 		if rem == 0 {
 			end = page + align(size+len(b))
-			return end, w.checksum(r, sum, hb[:], end), false
+			return end, w.checksum(r, sum, hb, end), false
 		}
 	}
 }
