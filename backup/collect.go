@@ -208,7 +208,7 @@ func (c *collector) storeControl(ctx context.Context, b []byte) error {
 	if _, err := pk.w.AddFrame(b); err != nil {
 		return err
 	}
-	c.packs.finish(ctx, pk)
+	c.packs.finish(pk)
 	return nil
 }
 
@@ -295,7 +295,7 @@ func (w *mapWriter) flush(ctx context.Context, c *collector) error {
 	}
 	w.buf = w.buf[:0]
 	if w.pack.w.PlainSize() >= jobPlain || w.pack.w.StoredSize() >= packStored {
-		c.packs.finish(ctx, w.pack)
+		c.packs.finish(w.pack)
 		w.pack = nil
 	}
 	return nil
@@ -307,7 +307,7 @@ func (w *mapWriter) close(ctx context.Context, c *collector) error {
 		return err
 	}
 	if w.pack != nil {
-		c.packs.finish(ctx, w.pack)
+		c.packs.finish(w.pack)
 		w.pack = nil
 	}
 	return nil

@@ -43,7 +43,7 @@ func newCopier(ctx context.Context, repo *catalog.Repository, ref catalog.Cluste
 	header := object.Header{
 		Timeline: uint32(c.control.Timeline), Host: c.o.Host, DataDirectory: c.source.Root, Program: c.o.Program,
 	}
-	packs, err := newPackStore(repo, ref, id, header, c.o.Level, c.o.Workers+spareWriters, c.uploads)
+	packs, err := newPackStore(ctx, repo, ref, id, header, c.o.Level, c.o.Workers+spareWriters, c.uploads)
 	if err != nil {
 		return ctx, err
 	}

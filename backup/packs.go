@@ -37,25 +37,28 @@ type packStore struct {
 	ref    catalog.ClusterRef
 	id     string
 
-	free   chan *object.Writer
-	group  *errgroup.Group
+	free chan *object.Writer
+	// finish stores a completed pack in the background.
+	finish func(*pack)
 	next   atomic.Uint32
 	stored atomic.Int64
-	// onStored is told when a pack is in the store.
-	onStored func()
 
 	mu    sync.Mutex
 	packs []catalog.PackEntry
 }
 
-// newPackStore makes the writers. Uploads run in the group, whose context must
-// end when one fails.
-func newPackStore(repo *catalog.Repository, ref catalog.ClusterRef, id string, h object.Header, level object.Level, writers int, group *errgroup.Group) (*packStore, error) {
+// newPackStore makes the writers. Uploads run in the group, with its context.
+func newPackStore(ctx context.Context, repo *catalog.Repository, ref catalog.ClusterRef, id string, h object.Header, level object.Level, writers int, group *errgroup.Group) (*packStore, error) {
 	h.Kind = object.KindPack
 	h.SystemID = ref.SystemID
 	s := &packStore{
-		repo: repo, header: h, ref: ref, id: id, group: group,
-		free: make(chan *object.Writer, writers), onStored: func() {},
+		repo: repo, header: h, ref: ref, id: id, free: make(chan *object.Writer, writers),
+	}
+	s.finish = func(p *pack) {
+		group.Go(func() error {
+			defer func() { s.free <- p.w }()
+			return s.upload(ctx, p)
+		})
 	}
 	o := repo.WriterOptions()
 	o.Level, o.Verify = level, true
@@ -102,14 +105,7 @@ func (s *packStore) beginAs(ctx context.Context, number uint32) (*pack, error) {
 	}
 }
 
-// finish completes the pack and stores it in the background.
-func (s *packStore) finish(ctx context.Context, p *pack) {
-	s.group.Go(func() error {
-		defer func() { s.free <- p.w }()
-		return s.upload(ctx, p)
-	})
-}
-
+// upload completes a pack and stores it.
 func (s *packStore) upload(ctx context.Context, p *pack) error {
 	h := s.header
 	h.Name = fmt.Sprintf("%s/%d", s.id, p.number)
@@ -140,7 +136,6 @@ func (s *packStore) upload(ctx context.Context, p *pack) error {
 	s.packs = append(s.packs, e)
 	s.mu.Unlock()
 	s.stored.Add(e.Size)
-	s.onStored()
 	return nil
 }
 

@@ -160,7 +160,7 @@ func (w *walCopier) histories(ctx context.Context, h wal.History) error {
 		}
 	}
 	if w.pack != nil {
-		w.c.packs.finish(ctx, w.pack)
+		w.c.packs.finish(w.pack)
 		w.pack = nil
 	}
 	return nil
@@ -211,7 +211,7 @@ func (w *walCopier) frame(ctx context.Context, b []byte) (catalog.Slice, error) 
 	}
 	s := catalog.Slice{Pack: index, Frame: i, Length: len(b)}
 	if w.pack.w.PlainSize() >= jobPlain || w.pack.w.StoredSize() >= packStored {
-		w.c.packs.finish(ctx, w.pack)
+		w.c.packs.finish(w.pack)
 		w.pack = nil
 	}
 	return s, nil

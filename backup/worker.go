@@ -75,7 +75,7 @@ func (w *worker) run(ctx context.Context, j *job) error {
 			return err
 		}
 	}
-	w.closePack(ctx)
+	w.closePack()
 	return nil
 }
 
@@ -140,14 +140,14 @@ func (w *worker) flush(ctx context.Context, c *chunk) error {
 	}
 	c.fill = 0
 	if w.pack.w.PlainSize() >= packPlain || w.pack.w.StoredSize() >= packStored {
-		w.closePack(ctx)
+		w.closePack()
 	}
 	return nil
 }
 
-func (w *worker) closePack(ctx context.Context) {
+func (w *worker) closePack() {
 	if w.pack != nil {
-		w.packs.finish(ctx, w.pack)
+		w.packs.finish(w.pack)
 		w.pack = nil
 	}
 }
