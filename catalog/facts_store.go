@@ -202,7 +202,6 @@ func factOfRecords(seg []byte, until wal.LSN, whole bool) (SegmentFact, error) {
 		}
 		return f, err
 	}
-	var buf []byte
 	for r, err := range wal.Records(seg) {
 		if err != nil {
 			var bad *wal.SegmentError
@@ -218,12 +217,12 @@ func factOfRecords(seg []byte, until wal.LSN, whole bool) (SegmentFact, error) {
 		if !r.Complete || r.End > until {
 			return f, nil
 		}
-		f.take(&r, head.Major, &buf)
+		f.take(&r, head.Major)
 	}
 	return f, nil
 }
 
-func (f *SegmentFact) take(r *wal.Record, major int, buf *[]byte) {
+func (f *SegmentFact) take(r *wal.Record, major int) {
 	f.LastRecord = r.LSN
 	f.sawXID(r.XID)
 	if r.IsSwitch() {
@@ -233,10 +232,7 @@ func (f *SegmentFact) take(r *wal.Record, major int, buf *[]byte) {
 		f.HasRestorePoints = true
 		f.RestorePoints = append(f.RestorePoints, rp)
 	}
-	if *buf == nil && r.Rmgr == wal.RmgrXact {
-		*buf = make([]byte, 0, 4<<10)
-	}
-	t, ok := r.Transaction(major, *buf)
+	t, ok := r.Transaction(major, nil)
 	if !ok {
 		return
 	}
