@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"compress/gzip"
+	"context"
 	"encoding/binary"
 	"errors"
 	"hash/crc32"
@@ -368,4 +369,8 @@ func newWorldSpool(t *testing.T, w *world) *world {
 	w.spool, err = spool.Create("fedcba9876543210fedcba9876543210", filepath.Join(t.TempDir(), "spool"))
 	must(t, err)
 	return w
+}
+
+func contextWithTimeout(t *testing.T, d time.Duration) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(t.Context(), d)
 }
