@@ -146,6 +146,10 @@ func (b *timelineBuilder) add(key string, size int64, modified time.Time) {
 	if !ok || o.Name.Timeline != b.t.Timeline || o.Name.CheckSize(b.size) != nil {
 		return
 	}
+	n := o.Name.Number(b.size)
+	if o.Kind == WALPiece && (o.From < b.size.Start(n) || o.To > b.size.End(n)) {
+		return
+	}
 	b.t.Objects++
 	b.t.Bytes += size
 	if modified.After(b.t.Newest) {
@@ -153,9 +157,9 @@ func (b *timelineBuilder) add(key string, size int64, modified time.Time) {
 	}
 	switch o.Kind {
 	case WALSegment:
-		b.segment(o.Name.Number(b.size), size, modified)
+		b.segment(n, size, modified)
 	case WALPiece:
-		b.piece(o, size, modified)
+		b.piece(n, o, size, modified)
 	case WALPartial:
 		b.t.Partials = append(b.t.Partials, o)
 	case WALBackup:
@@ -179,13 +183,7 @@ func (b *timelineBuilder) segment(n wal.SegmentNumber, size int64, modified time
 }
 
 // piece keeps a piece unless its segment, whose key comes first, is there in full.
-func (b *timelineBuilder) piece(o WALObject, size int64, modified time.Time) {
-	n := o.Name.Number(b.size)
-	if o.From < b.size.Start(n) || o.To > b.size.End(n) {
-		b.t.Objects--
-		b.t.Bytes -= size
-		return
-	}
+func (b *timelineBuilder) piece(n wal.SegmentNumber, o WALObject, size int64, modified time.Time) {
 	if last := len(b.t.Ranges) - 1; last >= 0 && b.t.Ranges[last].Last == n {
 		b.t.Forgotten++
 		return
