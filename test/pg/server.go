@@ -269,6 +269,19 @@ func (s *Server) Kill() {
 		_ = syscall.Kill(d, syscall.SIGKILL)
 	}
 	<-p.exited
+	delete(stopped, pid)
+	// A server cannot start while a child of the last one still holds its shared memory.
+	err := poll("the end of the killed server's processes", time.Minute, func() (bool, error) {
+		for d := range stopped {
+			if state, _ := processStat(d); state != "" && state != "Z" {
+				return false, nil
+			}
+		}
+		return true, nil
+	})
+	if err != nil {
+		s.t.Logf("%v", err)
+	}
 }
 
 // Reload has the server read its configuration again.
@@ -346,16 +359,7 @@ func descendants(pid int) []int {
 		if err != nil {
 			continue
 		}
-		b, err := os.ReadFile(filepath.Join("/proc", e.Name(), "stat"))
-		if err != nil {
-			continue // gone
-		}
-		// pid (comm) state ppid ...; comm may hold blanks and parentheses
-		rest := strings.Fields(string(b[strings.LastIndexByte(string(b), ')')+1:]))
-		if len(rest) < 2 {
-			continue
-		}
-		if parent, err := strconv.Atoi(rest[1]); err == nil {
+		if state, parent := processStat(child); state != "" {
 			children[parent] = append(children[parent], child)
 		}
 	}
@@ -365,4 +369,22 @@ func descendants(pid int) []int {
 		queue = append(queue, children[queue[0]]...)
 	}
 	return all
+}
+
+// processStat is a process's state letter, "Z" for one that has ended and waits to be reaped, and its parent; "" if it is gone.
+func processStat(pid int) (state string, parent int) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return "", 0
+	}
+	// pid (comm) state ppid ...; comm may hold blanks and parentheses
+	rest := strings.Fields(string(b[strings.LastIndexByte(string(b), ')')+1:]))
+	if len(rest) < 2 {
+		return "", 0
+	}
+	parent, err = strconv.Atoi(rest[1])
+	if err != nil {
+		return "", 0
+	}
+	return rest[0], parent
 }
