@@ -100,7 +100,7 @@ func (f *fetch) run(ctx context.Context) error {
 	if f.server, err = findServer(ctx, &f.Options); err != nil {
 		return err
 	}
-	wait := 100 * time.Millisecond
+	wait := min(100*time.Millisecond, f.patience()/10)
 	for {
 		err := f.attempt(ctx)
 		if err == nil || f.final(err) {
