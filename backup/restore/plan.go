@@ -66,7 +66,7 @@ func Plan(ctx context.Context, repo *catalog.Repository, o Options) (Planned, er
 		return Planned{}, err
 	}
 	if repo.Encrypted && len(repo.Identities()) == 0 {
-		return Planned{}, &catalog.HintError{Err: fmt.Errorf("restore: the repository is encrypted: %w", object.ErrNoIdentity), Hint: "give the secret half of its keys with --identity"}
+		return Planned{}, &catalog.HintError{Err: fmt.Errorf("restore: the repository is encrypted: %w", object.ErrNoIdentity), Hint: "give the secret half of its keys with --identity-file"}
 	}
 	dir, err := realPath(o.Directory)
 	if err != nil {
