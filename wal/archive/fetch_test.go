@@ -20,6 +20,7 @@ import (
 )
 
 func TestFetchIsOneRequest(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.push(plainSegment, historyFile)
 	for _, mode := range []string{"", "recovery.signal", "standby.signal"} {
@@ -38,6 +39,7 @@ func TestFetchIsOneRequest(t *testing.T) {
 }
 
 func TestFetchTakesWhatTheSpoolHas(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	must(t, w.spool.AddReady(plainSegment, fixture(t, plainSegment)))
 	w.wantFetched(plainSegment, fixture(t, plainSegment))
@@ -51,6 +53,7 @@ func TestFetchTakesWhatTheSpoolHas(t *testing.T) {
 }
 
 func TestAbsenceIsProven(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.push(plainSegment, historyFile, backupFile)
 	w.mode("recovery.signal")
@@ -80,6 +83,7 @@ func TestAbsenceIsProven(t *testing.T) {
 }
 
 func TestNothingElseIsAbsence(t *testing.T) {
+	t.Parallel()
 	type change = func(*archive.FetchOptions)
 	none := func(*archive.FetchOptions) {}
 	for _, c := range []struct {
@@ -183,6 +187,7 @@ func TestNothingElseIsAbsence(t *testing.T) {
 }
 
 func TestStandbyIsToldThatNothingIsProven(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.ensure()
 	w.mode("standby.signal")
@@ -197,6 +202,7 @@ func TestStandbyIsToldThatNothingIsProven(t *testing.T) {
 }
 
 func TestFetchTriesAgain(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		what  string
 		fault fault.Fault
@@ -223,6 +229,7 @@ func TestFetchTriesAgain(t *testing.T) {
 }
 
 func TestFetchNamesWhatIsCorrupt(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.push(plainSegment)
 	key := w.key(plainSegment)
@@ -250,6 +257,7 @@ func TestFetchNamesWhatIsCorrupt(t *testing.T) {
 }
 
 func TestFetchNoticesAnotherObject(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.push(plainSegment, switchedSegment, historyFile)
 	segment := func(h object.Header, plain []byte) []byte {
@@ -287,6 +295,7 @@ func TestFetchNoticesAnotherObject(t *testing.T) {
 }
 
 func TestFetchHole(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.push(firstSegment, thirdSegment)
 	w.mode("recovery.signal")
@@ -321,6 +330,7 @@ func TestFetchHole(t *testing.T) {
 }
 
 func TestFetchOfAHistoryWhoseTimelineExists(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.push(plainSegment, forkSegment)
 	w.mode("recovery.signal")
@@ -334,6 +344,7 @@ func TestFetchOfAHistoryWhoseTimelineExists(t *testing.T) {
 
 // PostgreSQL asks the ancestors too for what its own timeline does not have.
 func TestHoleBehindAForkIsNone(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.push(plainSegment, historyFile, forkSegment)
 	// The old primary went on behind the fork, and there is a hole in what it stored.
@@ -348,6 +359,7 @@ func TestHoleBehindAForkIsNone(t *testing.T) {
 }
 
 func TestTheSegmentArrivesWhileItIsProvenAbsent(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.push(plainSegment)
 	stored := w.stored(w.key(plainSegment))
@@ -371,6 +383,7 @@ func TestTheSegmentArrivesWhileItIsProvenAbsent(t *testing.T) {
 }
 
 func TestFetchLeavesTheDestinationAloneOnErrors(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.push(plainSegment)
 	bad := w.stored(w.key(plainSegment))
@@ -388,6 +401,7 @@ func TestFetchLeavesTheDestinationAloneOnErrors(t *testing.T) {
 }
 
 func TestFetchIntoAPlaceThatCannotBeWritten(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.push(plainSegment)
 	dir := filepath.Join(w.data, "pg_wal", "dir")
@@ -408,6 +422,7 @@ func TestFetchIntoAPlaceThatCannotBeWritten(t *testing.T) {
 }
 
 func TestFetchUsesTheFileOfAKilledOneAgain(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.push(plainSegment)
 	write(t, w.destination()+".pgstow", bytes.Repeat([]byte("rubbish"), 1<<20))
@@ -415,6 +430,7 @@ func TestFetchUsesTheFileOfAKilledOneAgain(t *testing.T) {
 }
 
 func TestFetchesOfOneDestination(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.push(plainSegment)
 	w.spool = nil
@@ -438,6 +454,7 @@ func TestFetchesOfOneDestination(t *testing.T) {
 }
 
 func TestFetchEndsWithItsContext(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.ensure()
 	w.store.Add(fault.Fault{Times: -1})
@@ -451,6 +468,7 @@ func TestFetchEndsWithItsContext(t *testing.T) {
 }
 
 func TestFetchWithoutADataDirectory(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.push(plainSegment)
 	dst := filepath.Join(t.TempDir(), "file")
@@ -467,6 +485,7 @@ func TestFetchWithoutADataDirectory(t *testing.T) {
 }
 
 func TestExitCodes(t *testing.T) {
+	t.Parallel()
 	wrap := func(err error) error { return fmt.Errorf("fetch X: %w", err) }
 	for _, c := range []struct {
 		err         error
@@ -501,6 +520,7 @@ func TestExitCodes(t *testing.T) {
 
 // The spool may be hurt between any two calls.
 func TestSpoolIsOnlyACache(t *testing.T) {
+	t.Parallel()
 	hurt := map[string]func(t *testing.T, dir string){
 		"removed": func(t *testing.T, dir string) { must(t, os.RemoveAll(dir)) },
 		"emptied": func(t *testing.T, dir string) {

@@ -54,6 +54,7 @@ func streamed(t *testing.T, ranges ...[2]int) (*world, []byte) {
 const half = 1 << 19
 
 func TestPiecesGoToPlainRecoveryOnly(t *testing.T) {
+	t.Parallel()
 	w, plain := streamed(t, [2]int{0, 1000}, [2]int{1000, half})
 	w.wantFetched(plainSegment, padded(plain, half))
 	if len(w.warns) != 1 || !strings.Contains(w.warns[0], "the rest is zero") {
@@ -80,6 +81,7 @@ func TestPiecesGoToPlainRecoveryOnly(t *testing.T) {
 }
 
 func TestOnlyTheGaplessPrefixIsServed(t *testing.T) {
+	t.Parallel()
 	w, plain := streamed(t, [2]int{0, 1000}, [2]int{2000, 3000})
 	w.wantFetched(plainSegment, padded(plain, 1000))
 	w, _ = streamed(t, [2]int{100, 1000})
@@ -89,6 +91,7 @@ func TestOnlyTheGaplessPrefixIsServed(t *testing.T) {
 }
 
 func TestPiecesOverlap(t *testing.T) {
+	t.Parallel()
 	w, plain := streamed(t, [2]int{0, 1000}, [2]int{0, 500}, [2]int{300, 900}, [2]int{900, 5000}, [2]int{1000, 1200}, [2]int{4999, half})
 	w.wantFetched(plainSegment, padded(plain, half))
 	other := bytes.Clone(plain)
@@ -105,6 +108,7 @@ func TestPiecesOverlap(t *testing.T) {
 }
 
 func TestPiecesOfAWholeSegmentServeEverybody(t *testing.T) {
+	t.Parallel()
 	w, plain := streamed(t, [2]int{0, half}, [2]int{half - 10, 1 << 20})
 	for _, mode := range [][]string{{}, {"recovery.signal"}} {
 		w.mode(mode...)
@@ -119,6 +123,7 @@ func TestPiecesOfAWholeSegmentServeEverybody(t *testing.T) {
 }
 
 func TestPiecesAreNeverPaddedBeforeAHole(t *testing.T) {
+	t.Parallel()
 	w, _ := streamed(t, [2]int{0, half})
 	w.push(switchedSegment)
 	w.wantHole(plainSegment, switchedSegment)
@@ -133,6 +138,7 @@ func TestPiecesAreNeverPaddedBeforeAHole(t *testing.T) {
 }
 
 func TestPiecesThatVanishAreLookedForAgain(t *testing.T) {
+	t.Parallel()
 	w, plain := streamed(t, [2]int{0, 1000}, [2]int{1000, half})
 	other := newWorld(t)
 	other.push(plainSegment)
@@ -164,6 +170,7 @@ func lsn(t *testing.T, segment string, offset int) string {
 }
 
 func TestBadPieces(t *testing.T) {
+	t.Parallel()
 	for what, do := range map[string]func(w *world, plain []byte){
 		"flipped byte": func(w *world, plain []byte) {
 			key := w.piece(plainSegment, plain, 1000, half, "db1")
@@ -196,6 +203,7 @@ func TestBadPieces(t *testing.T) {
 
 // A receiver was ahead of the standby that was promoted: what is behind the fork never happened on the new timeline.
 func TestPiecesAreCutAtTheFork(t *testing.T) {
+	t.Parallel()
 	h, err := wal.ParseHistory(2, fixture(t, historyFile))
 	must(t, err)
 	_, fork, _ := h.Parent()
@@ -261,6 +269,7 @@ func pieceOf(t *testing.T, w *world, segment string, plain []byte) []byte {
 
 // Two promotions from one timeline: the latest timeline is where recovery heads.
 func TestTheForkOfTheLatestTimelineCounts(t *testing.T) {
+	t.Parallel()
 	w, plain := streamed(t, [2]int{0, half})
 	start := parsed(t, plainSegment).Start(1 << 20)
 	history := func(tli wal.TimelineID, h wal.History) {
@@ -281,6 +290,7 @@ func TestTheForkOfTheLatestTimelineCounts(t *testing.T) {
 
 // Somebody saved the pg_wal of the dead server and copied it here.
 func TestALocalFileThatHasMoreIsLeftToTheServer(t *testing.T) {
+	t.Parallel()
 	w, plain := streamed(t, [2]int{0, half})
 	local := filepath.Join(w.data, "pg_wal", plainSegment)
 	changed := func(at int) []byte {
@@ -322,6 +332,7 @@ func TestALocalFileThatHasMoreIsLeftToTheServer(t *testing.T) {
 }
 
 func TestEncryptedPieces(t *testing.T) {
+	t.Parallel()
 	w, plain := streamed(t)
 	key := newKey(t)
 	recipients, err := object.ParseRecipients([]string{key.recipient})

@@ -24,6 +24,7 @@ import (
 )
 
 func TestPushStoresEveryKindOfFile(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	names := []string{historyFile, plainSegment, switchedSegment, firstSegment, secondSegment, thirdSegment, backupFile, partialFile}
 	for _, name := range names {
@@ -67,6 +68,7 @@ func TestPushStoresEveryKindOfFile(t *testing.T) {
 }
 
 func TestPushTellsWhatIsInASegment(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.push(plainSegment, switchedSegment)
 	for name, flag := range map[string]uint32{plainSegment: 0, switchedSegment: object.FlagSwitch} {
@@ -90,6 +92,7 @@ func TestPushTellsWhatIsInASegment(t *testing.T) {
 }
 
 func TestPushOnEveryMajor(t *testing.T) {
+	t.Parallel()
 	for _, major := range []string{"13", "14", "15", "16", "17", "18"} {
 		t.Run(major, func(t *testing.T) {
 			w, crashed := newWorld(t), newWorld(t)
@@ -123,6 +126,7 @@ func TestPushOnEveryMajor(t *testing.T) {
 }
 
 func TestPushIsOneRequest(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.push(plainSegment) // opens the repository and makes the cluster
 	w.store.Reset()
@@ -159,6 +163,7 @@ func TestPushIsOneRequest(t *testing.T) {
 }
 
 func TestPushOfTheSameFileAgain(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.push(plainSegment, historyFile, backupFile, partialFile)
 	w.spool = nil
@@ -175,6 +180,7 @@ func TestPushOfTheSameFileAgain(t *testing.T) {
 }
 
 func TestPushNeverReplaces(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.push(firstSegment)
 	before := w.stored(w.key(firstSegment))
@@ -204,6 +210,7 @@ func TestPushNeverReplaces(t *testing.T) {
 }
 
 func TestPushComparesWithDamagedObjects(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.push(plainSegment)
 	good := w.stored(w.key(plainSegment))
@@ -234,6 +241,7 @@ func TestPushComparesWithDamagedObjects(t *testing.T) {
 }
 
 func TestPushRefuses(t *testing.T) {
+	t.Parallel()
 	seg := fixture(t, plainSegment)
 	changed := func(f func(b []byte)) []byte {
 		b := bytes.Clone(seg)
@@ -294,6 +302,7 @@ func foreign(seg []byte) []byte {
 }
 
 func TestPushFailuresThatMayPass(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		what   string
 		change func(t *testing.T, w *world, path string)
@@ -329,6 +338,7 @@ func TestPushFailuresThatMayPass(t *testing.T) {
 }
 
 func TestPushAsksAnewAfterAFailure(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.push(plainSegment)
 	w.store.Reset()
@@ -345,6 +355,7 @@ func TestPushAsksAnewAfterAFailure(t *testing.T) {
 }
 
 func TestPushKeepsPartialFilesSideBySide(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.push(partialFile)
 	other := bytes.Clone(fixture(t, partialFile)) // a second promotion from the same segment: another recycled tail
@@ -371,6 +382,7 @@ func TestPushKeepsPartialFilesSideBySide(t *testing.T) {
 
 // A standby with archive_mode=always has the segment in which its timeline was left under its full name.
 func TestPushOfASegmentThatEndsAtAFork(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.place(historyFile, fixture(t, historyFile))
 	r, err := archive.Push(t.Context(), w.pushOptions(), w.place(cutSegment, fixture(t, "cut")))
@@ -404,6 +416,7 @@ func TestPushOfASegmentThatEndsAtAFork(t *testing.T) {
 }
 
 func TestPushWithALostReply(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.push(plainSegment)
 	w.store.Add(fault.Fault{Op: fault.Put, Kind: fault.After})
@@ -427,6 +440,7 @@ func TestPushWithALostReply(t *testing.T) {
 }
 
 func TestPushGivesUp(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		what   string
 		faults []fault.Fault
@@ -460,6 +474,7 @@ func TestPushGivesUp(t *testing.T) {
 }
 
 func TestPushEncrypted(t *testing.T) {
+	t.Parallel()
 	key := newKey(t)
 	root := t.TempDir()
 	s, err := file.Open(file.Options{Root: root})
@@ -506,6 +521,7 @@ func TestPushEncrypted(t *testing.T) {
 }
 
 func TestTwoPushersOfTheSameBytes(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.push(historyFile)
 	w.spool = nil
@@ -532,6 +548,7 @@ func TestTwoPushersOfTheSameBytes(t *testing.T) {
 }
 
 func TestTwoServersWithTheSameSegment(t *testing.T) {
+	t.Parallel()
 	for round := range 10 {
 		w := newWorld(t)
 		w.push(historyFile)
@@ -562,6 +579,7 @@ func TestTwoServersWithTheSameSegment(t *testing.T) {
 }
 
 func TestPushWithoutADataDirectory(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	path := w.place(plainSegment, fixture(t, plainSegment))
 	o := w.pushOptions()
