@@ -2,6 +2,7 @@ package storage
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 )
@@ -72,7 +73,7 @@ func (b *body) Read(p []byte) (int, error) {
 	switch {
 	case b.left == 0:
 		return n, io.EOF // whatever else the source has to say, all bytes are here
-	case err == io.EOF || err == io.ErrUnexpectedEOF:
+	case errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF):
 		return n, fmt.Errorf("body ends %d bytes short of %d: %w", b.left, b.length, io.ErrUnexpectedEOF)
 	default:
 		return n, err

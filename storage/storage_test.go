@@ -68,7 +68,7 @@ func TestRangeResolve(t *testing.T) {
 }
 
 func TestCondition(t *testing.T) {
-	if storage.Any != (storage.Condition{}) || storage.IfMatch("x") != storage.IfMatch("x") || storage.IfMatch("x") == storage.IfMatch("y") {
+	if storage.Any != (storage.Condition{}) || storage.IfMatch("x") != storage.IfMatch(strings.ToLower("X")) || storage.IfMatch("x") == storage.IfMatch("y") {
 		t.Error("conditions do not compare")
 	}
 	for _, c := range []struct {

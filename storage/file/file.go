@@ -151,13 +151,20 @@ func (s *Store) mark(r *os.Root) error {
 	if err != nil {
 		return err
 	}
-	f, err := r.OpenFile(lockFile, os.O_RDWR|os.O_CREATE, p.file)
-	if err != nil {
+	f, err := r.OpenFile(lockFile, os.O_RDWR|os.O_CREATE|os.O_EXCL, p.file)
+	switch {
+	case errors.Is(err, fs.ErrExist): // another process was faster
+	case err != nil:
 		return err
-	}
-	defer func() { _ = f.Close() }()
-	if err := p.applyTo(f, p.file); err != nil {
-		return err
+	default:
+		err = p.applyTo(f, p.file)
+		if cerr := f.Close(); err == nil {
+			err = cerr
+		}
+		if err != nil {
+			_ = r.Remove(lockFile)
+			return err
+		}
 	}
 	if err := syncFolder(r, "."); err != nil {
 		return err

@@ -32,7 +32,12 @@ func lock(ctx context.Context, r *os.Root, exclusive bool) (*os.File, error) {
 	select {
 	case err = <-done:
 	case <-ctx.Done():
-		go func() { <-done; _ = f.Close() }() // flock cannot be interrupted; let the lock go as soon as it comes
+		go func() { // flock cannot be interrupted; let the lock go as soon as it comes
+			if <-done == nil {
+				_ = flock(f, unix.LOCK_UN)
+			}
+			_ = f.Close()
+		}()
 		return nil, context.Cause(ctx)
 	}
 	if err != nil {

@@ -110,8 +110,8 @@ func (c *call) moved(n, sum int) {
 
 // watch breaks a try off when nothing moves for Policy.Attempt.
 type watch struct {
-	ctx    context.Context
 	cancel context.CancelCauseFunc
+	cause  func() error // why the context that it gave ended, if it did
 	limit  time.Duration
 	timer  *time.Timer
 
@@ -119,26 +119,25 @@ type watch struct {
 	running bool
 }
 
-// watch starts one for a try of c.
-func (c *call) watch(ctx context.Context) *watch {
+// watch starts one for a try of c, which uses the context that comes with it.
+func (c *call) watch(ctx context.Context) (context.Context, *watch) {
 	sum := 0
 	return c.s.newWatch(ctx, func(n int) { sum += n; c.moved(n, sum) })
 }
 
-func (s *Store) newWatch(ctx context.Context, moved func(n int)) *watch {
+func (s *Store) newWatch(ctx context.Context, moved func(n int)) (context.Context, *watch) {
 	w := &watch{limit: s.policy.Attempt}
 	inner, cancel := context.WithCancelCause(ctx)
-	w.cancel = cancel
+	w.cancel, w.cause = cancel, func() error { return context.Cause(inner) }
 	w.timer = time.AfterFunc(w.limit, func() { cancel(errStalled) })
 	w.running = true
-	w.ctx = storage.WithProgress(inner, func(n int) error {
+	return storage.WithProgress(inner, func(n int) error {
 		w.timer.Stop() // whoever measures or slows down from above takes his own time
 		moved(n)
 		err := storage.Progress(ctx, n)
 		w.again()
 		return err
-	})
-	return w
+	}), w
 }
 
 // again lets the time run from now on, unless the watch is stopped.
@@ -175,7 +174,7 @@ func (w *watch) explain(err error) error {
 	if err == nil {
 		return nil
 	}
-	switch cause := context.Cause(w.ctx); {
+	switch cause := w.cause(); {
 	case errors.Is(cause, errStalled):
 		return fmt.Errorf("nothing moved for %v", w.limit)
 	case errors.Is(cause, errTotal):

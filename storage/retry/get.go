@@ -53,9 +53,9 @@ type body struct {
 // open makes one request for a part. limit ends the request, but not the reading afterwards. first, if not nil, is
 // called to read the beginning of the body before the request counts as a success.
 func (b *body) open(limit context.Context, c *call, r storage.Range, first func(io.Reader) error) (storage.Info, error) {
-	w := b.s.newWatch(b.ctx, func(n int) { c.moved(n, 0) })
+	ctx, w := b.s.newWatch(b.ctx, func(n int) { c.moved(n, 0) })
 	release := context.AfterFunc(limit, func() { w.cancel(context.Cause(limit)) })
-	cur, info, err := b.s.inner.Get(w.ctx, b.key, r)
+	cur, info, err := b.s.inner.Get(ctx, b.key, r) //nolint:contextcheck // the body outlives the call whose time is limited
 	if err == nil && first != nil {
 		if err = b.same(info); err == nil {
 			err = first(cur)
@@ -162,8 +162,8 @@ func (s *Store) List(ctx context.Context, prefix, after string) iter.Seq2[storag
 		c := s.newCall("list", prefix)
 		for {
 			var failed error
-			w := c.watch(ctx)
-			for info, err := range s.inner.List(w.ctx, prefix, last) {
+			watched, w := c.watch(ctx)
+			for info, err := range s.inner.List(watched, prefix, last) {
 				w.stop()
 				if err != nil {
 					failed = w.explain(err)

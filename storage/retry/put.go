@@ -16,15 +16,15 @@ func (s *Store) Put(ctx context.Context, key string, body []byte, cond storage.C
 	c := s.newCall("put", key)
 	uncertain := false // an earlier try may have stored the object
 	err := c.run(ctx, func(ctx context.Context) error {
-		w := c.watch(ctx)
+		ctx, w := c.watch(ctx)
 		defer w.end()
 		var err error
-		info, err = s.inner.Put(w.ctx, key, body, cond)
+		info, err = s.inner.Put(ctx, key, body, cond)
 		switch {
 		case err == nil:
 			return nil
 		case errors.Is(err, storage.ErrExist) && uncertain && !cond.IsAny():
-			info, err = s.ours(w.ctx, key, body, cond, err)
+			info, err = s.ours(ctx, key, body, cond, err)
 		case !definite(err):
 			uncertain = true
 		}
@@ -41,7 +41,7 @@ func (s *Store) ours(ctx context.Context, key string, body []byte, cond storage.
 	info, err := s.inner.Stat(ctx, key)
 	if errors.Is(err, storage.ErrNotExist) {
 		if cond.IsAbsent() {
-			return storage.Info{}, fmt.Errorf("%s was there and is gone: %v", key, refused) // retryable: put it again
+			return storage.Info{}, fmt.Errorf("%s was there and is gone (%s)", key, refused.Error()) // retryable: put it again
 		}
 		return storage.Info{}, refused
 	}

@@ -158,10 +158,10 @@ func (s *Store) Stat(ctx context.Context, key string) (storage.Info, error) {
 	var info storage.Info
 	c := s.newCall("stat", key)
 	err := c.run(ctx, func(ctx context.Context) error {
-		w := c.watch(ctx)
+		ctx, w := c.watch(ctx)
 		defer w.end()
 		var err error
-		info, err = s.inner.Stat(w.ctx, key)
+		info, err = s.inner.Stat(ctx, key)
 		return w.explain(err)
 	})
 	return info, err
@@ -178,9 +178,9 @@ func (s *Store) Delete(ctx context.Context, keys ...string) error {
 	}
 	c := s.newCall("delete", name)
 	return c.run(ctx, func(ctx context.Context) error {
-		w := c.watch(ctx)
+		ctx, w := c.watch(ctx)
 		defer w.end()
-		return w.explain(s.inner.Delete(w.ctx, keys...))
+		return w.explain(s.inner.Delete(ctx, keys...))
 	})
 }
 

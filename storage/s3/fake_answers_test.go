@@ -83,14 +83,14 @@ func TestAnswers(t *testing.T) {
 			continue
 		}
 		for _, e := range sentinels {
-			if errors.Is(err, e) != (e == c.want) {
+			if errors.Is(err, e) != errors.Is(c.want, e) {
 				t.Errorf("%s: %v, wants %v", name, err, c.want)
 			}
 		}
-		if retry.Retryable(err) != (c.want == nil || c.want == storage.ErrConflict) {
+		if retry.Retryable(err) != (c.want == nil || errors.Is(c.want, storage.ErrConflict)) {
 			t.Errorf("%s: retryable is %v", name, retry.Retryable(err))
 		}
-		if text := err.Error(); c.code != "" && c.want != storage.ErrExist && (!strings.Contains(text, c.code) ||
+		if text := err.Error(); c.code != "" && !errors.Is(c.want, storage.ErrExist) && (!strings.Contains(text, c.code) ||
 			!strings.Contains(text, "REQ1")) || strings.Contains(text, "operation error") {
 			t.Errorf("%s: text %q", name, text)
 		}
@@ -330,7 +330,7 @@ func TestSlowUpload(t *testing.T) {
 	o := f.options()
 	o.Timeouts.ResponseHeader, o.Timeouts.Idle = 400*time.Millisecond, 400*time.Millisecond
 	ctx := storage.WithProgress(t.Context(), func(int) error {
-		time.Sleep(20 * time.Millisecond) // the link is slow: that is what is tested
+		<-time.After(20 * time.Millisecond) // the link is slow: that is what is tested
 		return nil
 	})
 	if _, err := open(t, o).Put(ctx, "k", kilobytes(2000), storage.Any); err != nil {

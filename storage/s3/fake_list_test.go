@@ -50,7 +50,10 @@ func TestListRequests(t *testing.T) {
 	}
 	// Nothing is fetched that is not looked at.
 	f, s = newFake(t, listing(true, "pre/a/1", "pre/a/2"))
-	for range s.List(t.Context(), "a/", "") {
+	for _, err := range s.List(t.Context(), "a/", "") {
+		if err != nil {
+			t.Error(err)
+		}
 		break
 	}
 	f.done()

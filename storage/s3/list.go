@@ -129,7 +129,8 @@ func (w *walk) listed(out *awss3.ListObjectsV2Output, o types.Object, prefix, af
 		return err
 	}
 	key, ok := strings.CutPrefix(full, w.s.prefix)
-	if !ok || storage.CheckKey(key) != nil || key <= after || !strings.HasPrefix(key, prefix) {
+	ours := ok && storage.CheckKey(key) == nil && key > after && strings.HasPrefix(key, prefix)
+	if !ours {
 		return nil
 	}
 	if key <= w.last {
