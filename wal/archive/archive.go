@@ -84,7 +84,7 @@ func (w *Writer) String() string {
 }
 
 func (e *RefusedError) Error() string {
-	text := e.Name + " is refused: " + e.Reason
+	text := "refused: " + e.Reason
 	if e.Err != nil {
 		text += ": " + e.Err.Error()
 	}

@@ -41,15 +41,40 @@ func compare(ctx context.Context, s storage.Store, key string, own object.Header
 	return withHint(refused)
 }
 
+// compareOrAside is compare, and takes it for a success too if a person has settled the matter by setting these very bytes aside.
+func compareOrAside(ctx context.Context, s storage.Store, key string, own object.Header) error {
+	err := compare(ctx, s, key, own)
+	var refused *RefusedError
+	if !errors.As(err, &refused) {
+		return err
+	}
+	aside := AsideKey(key, own.PlainSHA256)
+	first, _, aerr := storage.ReadRange(ctx, s, aside, storage.Range{Length: object.HeaderSize}, object.HeaderSize)
+	switch {
+	case errors.Is(aerr, storage.ErrNotExist):
+		return err
+	case aerr != nil:
+		return fmt.Errorf("look for what was set aside: %w", aerr)
+	}
+	if h, herr := object.ParseHeader(first); herr != nil || h.PlainSHA256 != own.PlainSHA256 || h.Name != own.Name {
+		return err
+	}
+	return nil
+}
+
 // withHint tells what a person can do about a refusal: PostgreSQL asks again for ever, pg_wal fills up, and nothing is dropped.
 func withHint(e *RefusedError) error {
-	if e.Key == "" {
-		return &catalog.HintError{Err: e, Hint: "compare the file with the server's pg_wal: it must be whole, belong to this server and bear its own name"}
+	lines := []string{
+		"if the file does not belong into this server's pg_wal: move it away, and archive_status/" + e.Name + ".ready with it",
+		"if it does, it is damaged: look for a whole one (a standby's pg_wal, a file system snapshot); without one recovery cannot pass it, so take a new backup as soon as archiving goes on",
 	}
-	return &catalog.HintError{Err: e, Hint: strings.Join([]string{
-		"one of three things has happened; nothing was overwritten, and PostgreSQL keeps the file until this is settled:",
-		"this server is a copy (clone, restored drill) of the one that wrote it: give it an archive of its own, PGSTOW_CLUSTER=NEW-NAME or cluster = \"NEW-NAME\" in its configuration",
-		"both servers were promoted or went on from the same point (split brain): decide which one lives; stop the other, or promote this one to a new timeline: pg_ctl promote -D PGDATA",
-		"what is stored is padded or damaged: look at it with: pgstow inspect " + e.Key + "; then keep both under different names with: pgstow wal resolve " + e.Name,
-	}, "\n")}
+	if e.Key != "" {
+		lines = []string{
+			"one of three things has happened; nothing was overwritten, and PostgreSQL keeps the file until this is settled:",
+			"this server is a copy (clone, restored drill) of the one that wrote it: give it an archive of its own, PGSTOW_CLUSTER=NEW-NAME or cluster = \"NEW-NAME\" in its configuration",
+			"both servers went on from the same point (split brain): decide which one lives; stop the other, or let this one go on as a standby and promote it to a new timeline: pg_ctl promote -D PGDATA",
+			"what is stored is padded or damaged: look at it with: pgstow inspect " + e.Key + "; then keep both, one under this name and one set aside, with: pgstow wal resolve --keep local|stored pg_wal/" + e.Name,
+		}
+	}
+	return &catalog.HintError{Err: e, Hint: strings.Join(lines, "\n")}
 }

@@ -29,7 +29,7 @@ func (f *fetch) get(ctx context.Context, w *watch, key string) error {
 	if err != nil {
 		return err
 	}
-	defer body.Close()
+	defer func() { _ = body.Close() }()
 	w.moved()
 	err = f.receive(w, w.reader(body))
 	if err != nil {

@@ -96,7 +96,7 @@ func TestOnMinIO(t *testing.T) {
 		w.push(plainSegment)
 		w.mode("recovery.signal")
 		wrong := func(o *archive.FetchOptions) { o.Store = openS3(t, server, "no-such-bucket", "bucket") }
-		if err := w.wantFetchErrorCode(plainSegment, 126, wrong); !errors.Is(err, storage.ErrNoStore) {
+		if err := w.fetchErrorCode(plainSegment, 126, wrong); !errors.Is(err, storage.ErrNoStore) {
 			t.Errorf("got %v", err)
 		}
 		w.wantFetchErrorCode(firstSegment, 126, wrong)
@@ -115,7 +115,7 @@ func outage(t *testing.T, server *minio.Server) {
 		away[0]()
 		for _, file := range []string{plainSegment, firstSegment, "00000002.history"} {
 			w.mode("recovery.signal")
-			if err := w.wantFetchErrorCode(file, 126, func(o *archive.FetchOptions) { o.Store = patient }); errors.Is(err, archive.ErrAbsent) {
+			if err := w.fetchErrorCode(file, 126, func(o *archive.FetchOptions) { o.Store = patient }); errors.Is(err, archive.ErrAbsent) {
 				t.Errorf("%s: %v", name, err)
 			}
 			w.mode("standby.signal")

@@ -70,7 +70,7 @@ func (p *assembly) add(ctx context.Context, w *watch, piece catalog.WALObject) e
 	if err != nil {
 		return err
 	}
-	defer body.Close()
+	defer func() { _ = body.Close() }()
 	w.moved()
 	s, err := object.DecodeStream(w.reader(body), p.f.Pins.Identities, 0)
 	if err == nil {
@@ -192,8 +192,12 @@ func (p *assembly) compareLocal(n int64) error {
 	asPartial := p.f.name
 	asPartial.Kind = wal.Partial
 	info, err := wal.InspectSegment(local, asPartial)
-	if err != nil || info.Header.SystemID != p.f.server.ref.SystemID {
+	var foreign *wal.SegmentError
+	switch {
+	case errors.As(err, &foreign), err == nil && info.Header.SystemID != p.f.server.ref.SystemID:
 		return nil
+	case err != nil:
+		return err
 	}
 	sound := min(int64(info.CompleteTo-p.start), n)
 	if i := firstDifference(local[:sound], ours[:sound]); i >= 0 {

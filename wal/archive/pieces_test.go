@@ -97,7 +97,7 @@ func TestPiecesOverlap(t *testing.T) {
 	other := bytes.Clone(plain)
 	other[700] ^= 1
 	w.piece(plainSegment, other, 600, 800, "db2")
-	err := w.wantFetchErrorCode(plainSegment, 126)
+	err := w.fetchErrorCode(plainSegment, 126)
 	var disagree *archive.DisagreeError
 	start := parsed(t, plainSegment).Start(1 << 20)
 	if !errors.As(err, &disagree) || disagree.LSN != start+700 || !strings.Contains(err.Error(), "db1") || !strings.Contains(err.Error(), "db2") {
@@ -322,7 +322,7 @@ func TestALocalFileThatHasMoreIsLeftToTheServer(t *testing.T) {
 		t.Fatal(err)
 	}
 	write(t, local, flagged)
-	err := w.wantFetchErrorCode(plainSegment, 126)
+	err := w.fetchErrorCode(plainSegment, 126)
 	var disagree *archive.DisagreeError
 	if !errors.As(err, &disagree) || !strings.Contains(err.Error(), local) || !strings.Contains(err.Error(), "db1") {
 		t.Errorf("got %v", err)

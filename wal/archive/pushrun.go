@@ -64,40 +64,55 @@ func (o *PushOptions) total(size int64) time.Duration {
 
 func (o *PushOptions) run(ctx context.Context, p *pushFile) (PushResult, error) {
 	result := PushResult{Name: p.base}
-	s, err := findServer(ctx, &o.Options)
+	ready, err := o.prepare(ctx, p)
 	if err != nil {
 		return result, err
 	}
+	defer ready.encoded.close()
+	own := ready.header
+	result.Key, result.PlainSize, result.StoredSize, result.AsPartial = ready.key, own.PlainSize, own.StoredSize, p.partial
+	result.Outcome, err = o.store(ctx, ready.repo, ready.key, own, ready.encoded.bytes)
+	return result, err
+}
+
+// prepared is a file that was found good, and encoded.
+type prepared struct {
+	repo    *catalog.Repository
+	key     string
+	header  object.Header
+	encoded *encoded
+}
+
+func (o *PushOptions) prepare(ctx context.Context, p *pushFile) (*prepared, error) {
+	s, err := findServer(ctx, &o.Options)
+	if err != nil {
+		return nil, err
+	}
 	if err := p.read(); err != nil {
-		return result, err
+		return nil, err
 	}
 	if err := p.inspect(s); err != nil {
-		return result, err
+		return nil, err
 	}
 	repo, err := o.open(ctx, s, p)
 	if err != nil {
-		return result, err
+		return nil, err
 	}
 	h := p.header
 	h.Time, h.Host, h.DataDirectory, h.Program = o.Now(), o.Host, o.PGData, o.Program
 	encoded, err := o.encode(repo, h, p)
 	if err != nil {
-		return result, err
+		return nil, err
 	}
-	defer encoded.close()
-	if p.mapped {
-		if err := p.unchanged(); err != nil {
-			return result, err
-		}
+	h, err = object.ParseHeader(encoded.bytes)
+	if err == nil && p.mapped {
+		err = p.unchanged()
 	}
-	own, err := object.ParseHeader(encoded.bytes)
 	if err != nil {
-		return result, err
+		encoded.close()
+		return nil, err
 	}
-	result.Key = s.ref.WALKey(p.name, fmt.Sprintf("%x", own.PlainSHA256[:4]))
-	result.PlainSize, result.StoredSize, result.AsPartial = own.PlainSize, own.StoredSize, p.partial
-	result.Outcome, err = o.store(ctx, repo, result.Key, own, encoded.bytes)
-	return result, err
+	return &prepared{repo: repo, key: s.ref.WALKey(p.name, fmt.Sprintf("%x", h.PlainSHA256[:4])), header: h, encoded: encoded}, nil
 }
 
 // store creates the object. The bytes are the same in every try of this call, so that a lost reply cannot be mistaken for somebody
@@ -111,7 +126,7 @@ func (o *PushOptions) store(ctx context.Context, repo *catalog.Repository, key s
 		return Stored, nil
 	case errors.Is(err, storage.ErrExist):
 		w.moved()
-		if err := compare(ctx, repo.Store, key, own); err != nil {
+		if err := compareOrAside(ctx, repo.Store, key, own); err != nil {
 			return 0, explain(ctx, err)
 		}
 		return Existed, nil

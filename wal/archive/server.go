@@ -72,7 +72,7 @@ func parseControl(path string) (pgcontrol.Control, error) {
 	if err != nil {
 		return pgcontrol.Control{}, err
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }()
 	b, err := io.ReadAll(io.LimitReader(f, pgcontrol.FileSize))
 	if err != nil {
 		return pgcontrol.Control{}, err

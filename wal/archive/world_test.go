@@ -305,7 +305,13 @@ func (w *world) wantClean() {
 }
 
 // wantFetchError fetches, and wants the error and PostgreSQL's exit code for it.
-func (w *world) wantFetchError(name string, want error, code int, change ...func(*archive.FetchOptions)) error {
+func (w *world) wantFetchError(name string, want error, code int, change ...func(*archive.FetchOptions)) {
+	w.t.Helper()
+	_ = w.fetchError(name, want, code, change...)
+}
+
+// fetchError is wantFetchError for those who look at the error.
+func (w *world) fetchError(name string, want error, code int, change ...func(*archive.FetchOptions)) error {
 	w.t.Helper()
 	_, err := w.fetch(name, change...)
 	if !errors.Is(err, want) {
@@ -352,7 +358,13 @@ func newKey(t testing.TB) keyPair {
 }
 
 // wantFetchErrorCode fetches, and wants an error with PostgreSQL's exit code.
-func (w *world) wantFetchErrorCode(name string, code int, change ...func(*archive.FetchOptions)) error {
+func (w *world) wantFetchErrorCode(name string, code int, change ...func(*archive.FetchOptions)) {
+	w.t.Helper()
+	_ = w.fetchErrorCode(name, code, change...)
+}
+
+// fetchErrorCode is wantFetchErrorCode for those who look at the error.
+func (w *world) fetchErrorCode(name string, code int, change ...func(*archive.FetchOptions)) error {
 	w.t.Helper()
 	_, err := w.fetch(name, change...)
 	if err == nil || archive.FetchExit(err) != code {

@@ -50,11 +50,11 @@ func IdentifyData(path string) (DataDirectory, error) {
 	if err != nil {
 		return id, notData(err)
 	}
-	defer control.Close()
+	defer func() { _ = control.Close() }()
 	if _, err := io.ReadFull(control, id.SystemID[:]); err != nil {
 		return id, err
 	}
-	id.Device, id.Inode = uint64(st.Dev), st.Ino
+	id.Device, id.Inode = st.Dev, st.Ino
 	return id, nil
 }
 

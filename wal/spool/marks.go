@@ -34,7 +34,7 @@ func IDOf(info os.FileInfo) (FileID, error) {
 		return FileID{}, &os.PathError{Op: "stat", Path: info.Name(), Err: syscall.EINVAL}
 	}
 	return FileID{
-		Size: st.Size, MTime: syscall.TimespecToNsec(st.Mtim), CTime: syscall.TimespecToNsec(st.Ctim), Inode: st.Ino, Device: uint64(st.Dev),
+		Size: st.Size, MTime: syscall.TimespecToNsec(st.Mtim), CTime: syscall.TimespecToNsec(st.Ctim), Inode: st.Ino, Device: st.Dev,
 	}, nil
 }
 
@@ -67,7 +67,7 @@ func (s *Spool) Stored(name string, id FileID) bool {
 	if err != nil {
 		return false
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }()
 	var got [markSize]byte
 	if n, err := f.ReadAt(got[:], markOffset(name)); err != nil || n != markSize {
 		return false

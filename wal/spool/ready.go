@@ -64,7 +64,7 @@ func (s *Spool) Take(name, dst string) (bool, error) {
 	if !ok {
 		return false, nil
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }()
 	if got, n, err := checksum(io.Discard, f); err != nil || n != size || got != sum {
 		s.DropReady(name)
 		return false, nil
@@ -91,7 +91,7 @@ func (s *Spool) ready(name string) (f *os.File, size int64, sum uint32, ok bool)
 	if err != nil {
 		return nil, 0, 0, false
 	}
-	defer record.Close()
+	defer func() { _ = record.Close() }()
 	var b [sumSize]byte
 	if _, err := io.ReadFull(record, b[:]); err != nil {
 		return nil, 0, 0, false
@@ -151,7 +151,7 @@ func checksum(w io.Writer, r io.Reader) (sum uint32, n int64, err error) {
 				return 0, n, err
 			}
 		}
-		if err == io.EOF { //nolint:errorlint // io.EOF is returned bare by contract of io.Reader
+		if err == io.EOF {
 			return sum, n, nil
 		}
 		if err != nil {

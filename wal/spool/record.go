@@ -34,7 +34,7 @@ func (s *Spool) Record(kind string, maxAge time.Duration, now time.Time) ([]byte
 	if err != nil {
 		return nil, false
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }()
 	b, err := io.ReadAll(io.LimitReader(f, maxRecord+1))
 	if err != nil || len(b) < recordHead+4 || len(b) > maxRecord || string(b[:8]) != recordMagic {
 		return nil, false

@@ -171,7 +171,7 @@ func sweep(root, keep string, now time.Time) {
 	if err != nil {
 		return
 	}
-	defer folder.Close()
+	defer func() { _ = folder.Close() }()
 	entries, _ := folder.ReadDir(sweepLimit)
 	for _, entry := range entries {
 		dir := filepath.Join(root, entry.Name())
@@ -196,7 +196,7 @@ func sweepTemporary(dir string, now time.Time) {
 	if err != nil {
 		return
 	}
-	defer folder.Close()
+	defer func() { _ = folder.Close() }()
 	names, _ := folder.Readdirnames(sweepLimit)
 	for _, name := range names {
 		path := filepath.Join(dir, name)

@@ -18,7 +18,7 @@ func Exec(args, environ []string) error {
 	failure := error(syscall.ENOENT)
 	for _, path := range candidates(environ) {
 		err := syscall.Exec(path, argv, environ)
-		if err != syscall.ENOENT { //nolint:errorlint // syscall.Exec returns a bare syscall.Errno
+		if err != syscall.ENOENT {
 			failure = err
 		}
 	}
