@@ -27,6 +27,7 @@ type engine struct {
 	resume   bool
 	workers  int
 	memory   int64
+	pieces   int
 	emit     func(Event)
 
 	received atomic.Int64
@@ -36,8 +37,11 @@ type engine struct {
 	total    int64
 }
 
-// run restores all files in rounds of at most maxRuns pieces.
+// run restores all files in rounds of at most about e.pieces pieces.
 func (e *engine) run(ctx context.Context) error {
+	if e.pieces <= 0 {
+		e.pieces = maxRuns
+	}
 	runs := e.blobs
 	e.blobs = nil
 	for _, r := range runs {
@@ -63,7 +67,7 @@ func (e *engine) run(ctx context.Context) error {
 			pending += int64(r.length)
 		}
 		e.total += pending
-		if e.w.table.state(id).pending.Store(pending); len(runs) < maxRuns {
+		if e.w.table.state(id).pending.Store(pending); len(runs) < e.pieces {
 			return nil
 		}
 		err = e.round(ctx, runs)

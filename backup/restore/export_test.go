@@ -17,7 +17,6 @@ var (
 	ResolveTablespaces   = resolveTablespaces
 	CleanLabel           = cleanLabel
 	InvalidateCheckpoint = invalidateCheckpoint
-	CheckPath            = checkPath
 	KernelAtLeast        = kernelAtLeast
 	CheckSpace           = checkSpace
 	ResolveOwner         = resolveOwner

@@ -9,8 +9,7 @@ import (
 	"pgstow/catalog"
 )
 
-// maxRuns bounds how much of the plan is in memory at a time (32 bytes each). A backup with more is restored in several
-// rounds, file by file; a pack that serves two rounds is read twice, but only the frames that each needs.
+// maxRuns is the default of RunOptions.Pieces.
 const maxRuns = 1 << 20
 
 // run is a piece of one frame that belongs at one place of one file.

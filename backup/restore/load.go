@@ -56,7 +56,12 @@ func load(ctx context.Context, m *catalog.ManifestReader, p Planned) (*content, 
 		header: h, table: newTable(int(min(max(h.Files, 0), 1<<22))),
 		byRef: make(map[pagemap.PackRef]uint32), sums: make(map[fileID]catalog.Digest),
 	}
-	l := loader{content: c, modes: modesFor(fs.FileMode(p.Mode)), plan: p, tablespaces: make(map[string]PlannedTablespace), linked: make(map[string]bool)}
+	l := loader{content: c, modes: modesFor(fs.FileMode(p.Mode)), plan: p, tablespaces: make(map[string]PlannedTablespace), replaced: make(map[string]bool)}
+	if p.WithConfig {
+		for _, at := range h.ConfigFiles {
+			l.replaced[path.Base(at)] = true
+		}
+	}
 	for _, t := range p.Tablespaces {
 		l.tablespaces[t.Path] = t
 	}
@@ -101,21 +106,18 @@ type loader struct {
 	modes       modes
 	plan        Planned
 	tablespaces map[string]PlannedTablespace
-	linked      map[string]bool // links: nothing may lie below them
+	replaced    map[string]bool // files whose place a configuration file from outside takes
 }
 
 func (l *loader) entry(e catalog.FileEntry) error {
-	if err := checkPath(e.Path); err != nil {
-		return err
-	}
 	if t, ok := l.tablespaces[e.Path]; ok && !t.InPlace {
 		return nil // the link is made from the plan
 	}
 	if inConfig(l.header, e.Path) {
 		return l.outsideConfig(e)
 	}
-	if err := l.below(e.Path); err != nil {
-		return err
+	if l.replaced[e.Path] {
+		return nil
 	}
 	switch e.Type {
 	case catalog.TypeDir:
@@ -134,19 +136,6 @@ func (l *loader) entry(e catalog.FileEntry) error {
 	}
 }
 
-// below refuses an entry that would be written through a link of the manifest.
-func (l *loader) below(p string) error {
-	if len(l.linked) == 0 {
-		return nil
-	}
-	for dir := path.Dir(p); dir != "."; dir = path.Dir(dir) {
-		if l.linked[dir] {
-			return fmt.Errorf("%s lies below %s, which is a link", p, dir)
-		}
-	}
-	return nil
-}
-
 // link decides about a symbolic link (RULES-physical C7): pg_wal becomes a directory, tablespaces are linked by the plan,
 // all others are made again at the end.
 func (l *loader) link(e catalog.FileEntry) {
@@ -156,7 +145,6 @@ func (l *loader) link(e catalog.FileEntry) {
 	case path.Dir(e.Path) == "pg_tblspc":
 		l.notes = append(l.notes, fmt.Sprintf("tablespace %s at %s came after the start of the backup: WAL makes it again, at that very place", path.Base(e.Path), e.Target))
 	default:
-		l.linked[e.Path] = true
 		l.links = append(l.links, link{path: e.Path, target: e.Target})
 		l.notes = append(l.notes, fmt.Sprintf("%s is restored as a link to %s; what lies there is not part of the backup", e.Path, e.Target))
 	}

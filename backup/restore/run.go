@@ -24,6 +24,9 @@ type RunOptions struct {
 	Events  func(Event) // may be nil
 	// Hold is how long what recovery will still read must not be expired (RULES-archive A16); 0: 72 hours; negative: no hold.
 	Hold time.Duration
+	// Pieces is how many places of pages are in memory at a time, 32 bytes each; 0: a million. A backup that has more, since
+	// its pages are strewn over many frames, is restored in rounds, in which a pack may be read again.
+	Pieces int
 	// FailAfter is called with the name of each step that is done; an error ends the restore there. For tests.
 	FailAfter func(step string) error
 }
@@ -273,7 +276,7 @@ func (r *runner) data(ctx context.Context) error {
 	r.phase(PhaseData)
 	e := &engine{
 		content: r.content, w: r.w, pageSize: int(r.content.header.BlockSize), resume: r.resume,
-		workers: r.options.Workers, memory: r.options.Memory, emit: r.emit,
+		workers: r.options.Workers, memory: r.options.Memory, pieces: r.options.Pieces, emit: r.emit,
 	}
 	e.reader = func() *packReader { return r.packReader(&e.received) }
 	if e.pageSize <= 0 {

@@ -3,7 +3,6 @@ package restore
 import (
 	"fmt"
 	"io/fs"
-	"strings"
 	"sync/atomic"
 
 	"pgstow/backup/backupmanifest"
@@ -55,24 +54,4 @@ func (t *table) path(id fileID) string {
 		end = int(t.files[id+1].path)
 	}
 	return string(t.paths[t.files[id].path:end])
-}
-
-// checkPath refuses what may not be a path inside a data directory. Manifests are data: whoever holds the recipients of
-// a repository can write a well-formed one, and a restore may run as root.
-func checkPath(path string) error {
-	if path == "" || strings.IndexByte(path, 0) >= 0 || !fs.ValidPath(toValid(path)) || path == "." {
-		return fmt.Errorf("the manifest names %q, which is not a path inside a data directory", path)
-	}
-	return nil
-}
-
-// toValid maps bytes that are legal in Linux file names, but not for fs.ValidPath (which wants UTF-8), to plain ones.
-func toValid(path string) string {
-	b := []byte(path)
-	for i, c := range b {
-		if c >= 0x80 {
-			b[i] = '_'
-		}
-	}
-	return string(b)
 }
