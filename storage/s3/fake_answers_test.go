@@ -328,9 +328,9 @@ func TestSlowUpload(t *testing.T) {
 		w.Header().Set("ETag", `"tag"`)
 	})
 	o := f.options()
-	o.Timeouts.ResponseHeader, o.Timeouts.Idle = 400*time.Millisecond, 400*time.Millisecond
+	o.Timeouts.ResponseHeader, o.Timeouts.Idle = 1500*time.Millisecond, 1500*time.Millisecond
 	ctx := storage.WithProgress(t.Context(), func(int) error {
-		<-time.After(20 * time.Millisecond) // the link is slow: that is what is tested
+		<-time.After(40 * time.Millisecond) // the link is slow: that is what is tested
 		return nil
 	})
 	if _, err := open(t, o).Put(ctx, "k", kilobytes(2000), storage.Any); err != nil {
