@@ -37,8 +37,7 @@ func TestParseHistory(t *testing.T) {
 		"1\t0/3000000\tbefore 2026-11-24\n\n3\t1/4000000\t\n",
 		"# made by hand\n  1 0/3000000 before 2026-11-24\n\n \t\n  # more\n3 1/04000000\n",
 		"1\t0/3000000\tbefore 2026-11-24\r\n3\t1/4000000\t",
-		"10/3000000 x", // sscanf takes it: timeline 10, then no switch point
-	}[:3] {
+	} {
 		h, err := wal.ParseHistory(5, []byte(s))
 		if err != nil || !reflect.DeepEqual(h, want) {
 			t.Errorf("%q: %+v, %v", s, h, err)

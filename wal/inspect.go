@@ -104,7 +104,7 @@ func (info *SegmentInfo) collect(w *walker) {
 		r           Record
 		buf         []byte
 		first, last int64
-		any         bool
+		seen        bool
 		major       = w.head.Major
 	)
 	for w.next(&r) {
@@ -120,8 +120,8 @@ func (info *SegmentInfo) collect(w *walker) {
 				continue
 			}
 			info.sawXID(xid)
-			if !any {
-				first, last, any = us, us, true
+			if !seen {
+				first, last, seen = us, us, true
 			}
 			first, last = min(first, us), max(last, us)
 		case RmgrXLOG:
@@ -130,7 +130,7 @@ func (info *SegmentInfo) collect(w *walker) {
 			}
 		}
 	}
-	if any {
+	if seen {
 		info.FirstCommit, info.LastCommit = fromPostgres(first), fromPostgres(last)
 	}
 }

@@ -23,8 +23,8 @@ func inspect(t *testing.T, f fixture) wal.SegmentInfo {
 	return info
 }
 
-// refused wants the segment refused for the reason.
-func refused(t *testing.T, seg []byte, name wal.FileName, reason wal.Reason) (wal.SegmentInfo, *wal.SegmentError) {
+// refused wants the segment refused for the reason, and gives what was learnt and the place.
+func refused(t *testing.T, seg []byte, name wal.FileName, reason wal.Reason) (wal.SegmentInfo, wal.LSN) {
 	t.Helper()
 	info, err := wal.InspectSegment(seg, name)
 	var e *wal.SegmentError
@@ -34,7 +34,7 @@ func refused(t *testing.T, seg []byte, name wal.FileName, reason wal.Reason) (wa
 	if e.Reason != reason || e.Name != name.String() {
 		t.Fatalf("got %q of %q (%v), want %q of %s", e.Reason, e.Name, e, reason, name)
 	}
-	return info, e
+	return info, e.LSN
 }
 
 func TestInspectPlainSegment(t *testing.T) {
@@ -125,9 +125,9 @@ func TestTailOfSwitchedSegment(t *testing.T) {
 		inspect(t, fixture{f.name, seg})
 		// Without the switch record it is a padded segment.
 		clear(seg[info.SwitchLSN-info.Header.Addr:])
-		info, e := refused(t, seg, f.name, wal.ReasonIncomplete)
-		if info.Switch || e.LSN != info.CompleteTo {
-			t.Errorf("stops at %s, complete to %s", e.LSN, info.CompleteTo)
+		info, at := refused(t, seg, f.name, wal.ReasonIncomplete)
+		if info.Switch || at != info.CompleteTo {
+			t.Errorf("stops at %s, complete to %s", at, info.CompleteTo)
 		}
 	})
 }
@@ -158,8 +158,8 @@ func TestRecordOverSeveralSegments(t *testing.T) {
 		// A page of the middle one lost.
 		seg := slices.Clone(fs[1].seg)
 		clear(seg[50*8192 : 51*8192])
-		if _, e := refused(t, seg, fs[1].name, wal.ReasonIncomplete); e.LSN != middle.Header.Addr+50*8192 {
-			t.Errorf("found out at %s", e.LSN)
+		if _, at := refused(t, seg, fs[1].name, wal.ReasonIncomplete); at != middle.Header.Addr+50*8192 {
+			t.Errorf("found out at %s", at)
 		}
 	})
 }
@@ -176,12 +176,12 @@ func TestForkedSegment(t *testing.T) {
 		if p := inspect(t, partial); p.CompleteTo != at || partial.name.Kind != wal.Partial {
 			t.Errorf("%s is complete to %s, want the fork, %s", partial.name, p.CompleteTo, at)
 		}
-		if refused, err := wal.InspectSegment(partial.seg, partial.name.Segment()); err == nil {
-			t.Errorf("%s passes as a full segment: %+v", partial.name, refused)
+		if info, err := wal.InspectSegment(partial.seg, partial.name.Segment()); err == nil {
+			t.Errorf("%s passes as a full segment: %+v", partial.name, info)
 		}
 		// ... and under its full name from a standby with archive_mode=always.
-		if c, e := refused(t, cut.seg, cut.name, wal.ReasonIncomplete); c.CompleteTo != at || e.LSN != at {
-			t.Errorf("%s is complete to %s, refused at %s, want the fork, %s", cut.name, c.CompleteTo, e.LSN, at)
+		if c, end := refused(t, cut.seg, cut.name, wal.ReasonIncomplete); c.CompleteTo != at || end != at {
+			t.Errorf("%s is complete to %s, refused at %s, want the fork, %s", cut.name, c.CompleteTo, end, at)
 		}
 		// Under the old timeline's name the new pages do not pass.
 		old := f.name

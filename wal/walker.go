@@ -266,7 +266,6 @@ func (w *walker) longRecord(r *Record, total, avail int) (end int, whole, again 
 			if have += n; have == recordHeaderSize && !w.header(r, hb) {
 				return page, false, false
 			}
-			end = page + size + n
 			sum = crc32.Update(sum, w.table, b[n:])
 		} else {
 			sum = crc32.Update(sum, w.table, b)

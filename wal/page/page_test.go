@@ -19,12 +19,11 @@ const size = 8192
 // relation reads the pages of a table that a server of that major wrote with data checksums on (../testdata/make.sh).
 func relation(t testing.TB, major int) []byte {
 	t.Helper()
-	f, err := os.Open(fmt.Sprintf("testdata/%d.gz", major))
+	packed, err := os.ReadFile(fmt.Sprintf("testdata/%d.gz", major))
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer f.Close()
-	z, err := gzip.NewReader(f)
+	z, err := gzip.NewReader(bytes.NewReader(packed))
 	if err != nil {
 		t.Fatal(err)
 	}

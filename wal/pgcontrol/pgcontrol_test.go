@@ -23,12 +23,11 @@ var majors = []int{13, 14, 15, 16, 17, 18}
 // control reads a fixture that ../testdata/make.sh took from a server.
 func control(t testing.TB, major int, role string) []byte {
 	t.Helper()
-	f, err := os.Open(filepath.Join("testdata", fmt.Sprint(major), role, "pg_control.gz"))
+	packed, err := os.ReadFile(filepath.Join("testdata", fmt.Sprint(major), role, "pg_control.gz"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer f.Close()
-	z, err := gzip.NewReader(f)
+	z, err := gzip.NewReader(bytes.NewReader(packed))
 	if err != nil {
 		t.Fatal(err)
 	}
