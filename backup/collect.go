@@ -22,7 +22,6 @@ type collector struct {
 	packs    *packStore
 	sink     manifestSink
 	pageSize int
-	relSeg   uint32
 	emit     func(Event)
 	// hold keeps back what comes behind the folder pg_wal: its files are known
 	// when the backup has ended.
@@ -268,7 +267,7 @@ func (w *mapWriter) add(ctx context.Context, c *collector, m *pagemap.Map) (cata
 		return catalog.MapRef{}, err
 	}
 	if len(w.buf) > 0 && len(w.buf)+len(w.one) > frameSize {
-		if err := w.flush(ctx, c); err != nil {
+		if err := w.flush(c); err != nil {
 			return catalog.MapRef{}, err
 		}
 	}
@@ -286,7 +285,7 @@ func (w *mapWriter) add(ctx context.Context, c *collector, m *pagemap.Map) (cata
 }
 
 // flush ends the frame, and the pack when it is full.
-func (w *mapWriter) flush(ctx context.Context, c *collector) error {
+func (w *mapWriter) flush(c *collector) error {
 	if len(w.buf) == 0 {
 		return nil
 	}
@@ -302,8 +301,8 @@ func (w *mapWriter) flush(ctx context.Context, c *collector) error {
 }
 
 // close stores what is left.
-func (w *mapWriter) close(ctx context.Context, c *collector) error {
-	if err := w.flush(ctx, c); err != nil {
+func (w *mapWriter) close(c *collector) error {
+	if err := w.flush(c); err != nil {
 		return err
 	}
 	if w.pack != nil {

@@ -93,7 +93,7 @@ func (c *copier) run(ctx context.Context) error {
 	if err := group.Wait(); err != nil {
 		return err
 	}
-	return c.collect.maps.close(ctx, c.collect)
+	return c.collect.maps.close(c.collect)
 }
 
 func (c *copier) reader() *reader {

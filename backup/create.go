@@ -167,11 +167,11 @@ func realDirectory(dir string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	real, err := filepath.EvalSymlinks(abs)
+	resolved, err := filepath.EvalSymlinks(abs)
 	if err != nil {
 		return "", fmt.Errorf("data directory: %w", err)
 	}
-	return real, nil
+	return resolved, nil
 }
 
 // configFiles names the configuration files from outside, and the map of settings

@@ -19,7 +19,7 @@ func (c *creation) online(ctx context.Context) (h catalog.BackupHeader, err erro
 	if err != nil {
 		return h, err
 	}
-	defer s.close()
+	defer s.close(context.WithoutCancel(ctx))
 	if err := c.meet(ctx, s); err != nil {
 		return h, err
 	}

@@ -137,9 +137,9 @@ func checkLabel(label string) error {
 			return fmt.Errorf("backup: the label has a control character")
 		}
 	}
-	const max = 900 // PostgreSQL takes MAXPGPATH, our id in it
-	if len(label) > max {
-		return fmt.Errorf("backup: the label is longer than %d bytes", max)
+	const longest = 900 // PostgreSQL takes MAXPGPATH, our id in it
+	if len(label) > longest {
+		return fmt.Errorf("backup: the label is longer than %d bytes", longest)
 	}
 	return nil
 }

@@ -57,15 +57,18 @@ func connect(ctx context.Context, dsn string) (*session, error) {
 	}
 	s := &session{conn: conn}
 	if err := s.setUp(ctx); err != nil {
-		s.close()
+		s.close(context.WithoutCancel(ctx))
 		return nil, err
 	}
 	return s, nil
 }
 
+// closeWithin bounds the goodbye to a server that does not answer.
+const closeWithin = 5 * time.Second
+
 // close drops the session, and with it a backup that was not stopped.
-func (s *session) close() {
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+func (s *session) close(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, closeWithin)
 	defer cancel()
 	s.mu.Lock()
 	defer s.mu.Unlock()

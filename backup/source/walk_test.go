@@ -169,7 +169,10 @@ func TestWalkRefusesLinksToData(t *testing.T) {
 func TestWalkStops(t *testing.T) {
 	root := tree(t, "a", "b/c", "b/d", "e")
 	n := 0
-	for range source.Walk(t.Context(), source.Options{Root: root}) {
+	for _, err := range source.Walk(t.Context(), source.Options{Root: root}) {
+		if err != nil {
+			t.Fatal(err)
+		}
 		if n++; n == 3 {
 			break
 		}
