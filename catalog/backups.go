@@ -112,11 +112,11 @@ func (r *Repository) summary(ctx context.Context, ref ClusterRef, info storage.I
 	if errors.Is(err, object.ErrPrefix) {
 		oh, line, err = r.firstLine(ctx, info.Key)
 	}
+	opaque := errors.Is(err, object.ErrNoIdentity) || errors.Is(err, object.ErrWrongIdentity)
 	switch {
 	case oh.Flags&object.FlagAborted != 0:
 		return BackupSummary{}, fmt.Errorf("backup %s: %w", id, ErrAborted)
-	case errors.Is(err, object.ErrNoIdentity), errors.Is(err, object.ErrWrongIdentity):
-	case err != nil:
+	case err != nil && !opaque:
 		return BackupSummary{}, fmt.Errorf("backup %s: %w", id, err)
 	}
 	if oh.Kind != object.KindManifest || oh.Name != id || oh.SystemID != ref.SystemID {
@@ -126,7 +126,7 @@ func (r *Repository) summary(ctx context.Context, ref ClusterRef, info storage.I
 	if b.Committed.IsZero() {
 		b.Committed = info.Modified
 	}
-	if err != nil {
+	if opaque {
 		b.Opaque, b.BackupHeader = true, opaqueHeader(ref, oh)
 		return b, nil
 	}

@@ -84,7 +84,7 @@ func (r *Repository) ClaimBackup(ctx context.Context, ref ClusterRef, o LeaseOpt
 // claimID takes the lease only by creating it: a free one of this name belongs to another backup, finished or given up.
 func (r *Repository) claimID(ctx context.Context, ref ClusterRef, id string, o LeaseOptions) (*Lease, error) {
 	l := r.newLease(ref.Name, id, o)
-	if err := l.write(ctx, storage.IfAbsent); err != nil {
+	if err := l.write(ctx, l.info, storage.IfAbsent); err != nil {
 		if errors.Is(err, storage.ErrExist) {
 			return nil, fmt.Errorf("claim %s: %w", id, ErrLeaseHeld)
 		}

@@ -30,12 +30,11 @@ func realSegment(t *testing.T, major, role string) (wal.FileName, []byte, wal.Se
 	if err != nil {
 		t.Fatal(err)
 	}
-	f, err := os.Open(paths[0])
+	packed, err := os.ReadFile(paths[0])
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer f.Close()
-	z, err := gzip.NewReader(f)
+	z, err := gzip.NewReader(bytes.NewReader(packed))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -109,7 +109,9 @@ type Lease struct {
 	clock     Clock
 	ephemeral bool
 
-	mu       sync.Mutex // held during a write, so that writes of one holder do not overtake each other
+	writing chan struct{} // holds one value during a write: writes of one holder do not overtake each other
+
+	mu       sync.Mutex // guards what follows, and is never held for long
 	info     LeaseInfo
 	etag     string
 	renewed  time.Duration // monotonic time before the last successful write began
@@ -135,7 +137,7 @@ func (r *Repository) AcquireLease(ctx context.Context, cluster, name string, o L
 	}
 	o.Clock = o.Clock.withDefaults()
 	l := r.newLease(cluster, name, o)
-	err := l.write(ctx, storage.IfAbsent)
+	err := l.write(ctx, l.info, storage.IfAbsent)
 	if err == nil {
 		return l, nil
 	}
@@ -153,7 +155,7 @@ func (r *Repository) newLease(cluster, name string, o LeaseOptions) *Lease {
 		o.TTL = DefaultLeaseTTL
 	}
 	return &Lease{
-		repo: r, key: LeaseKey(cluster, name), clock: o.Clock, ephemeral: o.Ephemeral,
+		repo: r, key: LeaseKey(cluster, name), clock: o.Clock, ephemeral: o.Ephemeral, writing: make(chan struct{}, 1),
 		info: LeaseInfo{
 			Format: formatVersion, Name: name, Purpose: o.Purpose, Holder: newNonce(), TTL: Seconds(o.TTL), SystemID: o.SystemID,
 			Backup: o.Backup, Reference: o.Reference, Host: o.Host, Program: o.Program, PID: o.PID, Acquired: o.Clock.Wall().UTC(),
@@ -174,7 +176,7 @@ func (l *Lease) takeOver(ctx context.Context, o LeaseOptions) error {
 			cond = storage.IfAbsent
 		}
 		if err != nil || seen.Free || w.dead(seen) {
-			if err = l.write(ctx, cond); err == nil {
+			if err = l.write(ctx, l.info, cond); err == nil {
 				return nil
 			} else if !errors.Is(err, storage.ErrExist) {
 				return fmt.Errorf("lease %s: %w", l.info.Name, err)
@@ -193,21 +195,37 @@ func (l *Lease) takeOver(ctx context.Context, o LeaseOptions) error {
 	}
 }
 
-// write puts the body under a new nonce and remembers the ETag. l.mu is held, or nobody else has l yet.
-func (l *Lease) write(ctx context.Context, cond storage.Condition) error {
-	next := l.info
+// write puts the body under a new nonce and, when that is done, takes body and ETag over. The caller has begun a write,
+// or nobody else has l yet.
+func (l *Lease) write(ctx context.Context, next LeaseInfo, cond storage.Condition) error {
 	next.Nonce, next.Renewed = newNonce(), l.clock.Wall().UTC()
-	begin := l.clock.Monotonic()
+	began := l.clock.Monotonic()
 	info, err := writeControl(ctx, l.repo.Store, l.key, next, cond)
 	if err != nil {
 		return err
 	}
-	if info.ETag == "" { // the contract lets a store leave it out of List, not of Put; be sure
+	if info.ETag == "" { // the contract wants one from Put; without it nothing could be renewed
 		return fmt.Errorf("%s gave no ETag for %s: %w", l.repo.Store, l.key, storage.ErrUnsupported)
 	}
-	l.info, l.etag, l.renewed = next, info.ETag, begin
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.info, l.etag, l.renewed = next, info.ETag, began
 	return nil
 }
+
+// begin waits for its turn to write and returns what the lease is now.
+func (l *Lease) begin(ctx context.Context) (info LeaseInfo, etag string, released bool, err error) {
+	select {
+	case l.writing <- struct{}{}:
+	case <-ctx.Done():
+		return info, "", false, fmt.Errorf("lease %s: %w", l.key, context.Cause(ctx))
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.info, l.etag, l.released, nil
+}
+
+func (l *Lease) end() { <-l.writing }
 
 // Info is what the lease says about its holder.
 func (l *Lease) Info() LeaseInfo {
@@ -220,62 +238,58 @@ func (l *Lease) Info() LeaseInfo {
 func (l *Lease) Backup() string { return l.Info().Backup }
 
 // Renew writes the lease anew. ErrLeaseLost if somebody else has written it since: the work must stop.
-func (l *Lease) Renew(ctx context.Context) error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.renew(ctx)
-}
-
-func (l *Lease) renew(ctx context.Context) error {
-	if l.released {
-		return fmt.Errorf("lease %s was released: %w", l.info.Name, ErrLeaseLost)
-	}
-	err := l.write(ctx, storage.IfMatch(l.etag))
-	if errors.Is(err, storage.ErrExist) {
-		return fmt.Errorf("lease %s: %w: %w", l.info.Name, ErrLeaseLost, err)
-	}
-	if err != nil {
-		return fmt.Errorf("renew lease %s: %w", l.info.Name, err)
-	}
-	return nil
-}
+func (l *Lease) Renew(ctx context.Context) error { return l.change(ctx, func(*LeaseInfo) {}) }
 
 // SetReference renews the lease with the id of the backup that must not be deleted meanwhile.
 func (l *Lease) SetReference(ctx context.Context, id string) error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	old := l.info.Reference
-	l.info.Reference = id
-	if err := l.renew(ctx); err != nil {
-		l.info.Reference = old
+	return l.change(ctx, func(info *LeaseInfo) { info.Reference = id })
+}
+
+func (l *Lease) change(ctx context.Context, edit func(*LeaseInfo)) error {
+	info, etag, released, err := l.begin(ctx)
+	if err != nil {
 		return err
+	}
+	defer l.end()
+	if released {
+		return fmt.Errorf("lease %s was released: %w", info.Name, ErrLeaseLost)
+	}
+	edit(&info)
+	err = l.write(ctx, info, storage.IfMatch(etag))
+	if errors.Is(err, storage.ErrExist) {
+		return fmt.Errorf("lease %s: %w: %w", info.Name, ErrLeaseLost, err)
+	}
+	if err != nil {
+		return fmt.Errorf("renew lease %s: %w", info.Name, err)
 	}
 	return nil
 }
 
 // Release marks the lease free, by compare-and-swap, so that only our own is. A lease that was lost is no error here.
 func (l *Lease) Release(ctx context.Context) error {
+	info, etag, released, err := l.begin(ctx)
+	if err != nil {
+		return err
+	}
+	defer l.end()
+	if released {
+		return nil
+	}
+	info.Free = true
+	err = l.write(ctx, info, storage.IfMatch(etag))
+	lost := errors.Is(err, storage.ErrExist)
+	if err != nil && !lost {
+		return fmt.Errorf("release lease %s: %w", info.Name, err)
+	}
 	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.released {
-		return nil
-	}
-	l.info.Free = true
-	err := l.write(ctx, storage.IfMatch(l.etag))
-	switch {
-	case errors.Is(err, storage.ErrExist):
-		l.released = true
-		return nil
-	case err != nil:
-		l.info.Free = false
-		return fmt.Errorf("release lease %s: %w", l.info.Name, err)
-	}
 	l.released = true
-	if l.ephemeral {
-		// Nobody else takes this name, so what is deleted is what we have just marked free.
-		if err := l.repo.Store.Delete(ctx, l.key); err != nil {
-			return fmt.Errorf("release lease %s: %w", l.info.Name, err)
-		}
+	l.mu.Unlock()
+	if lost || !l.ephemeral {
+		return nil
+	}
+	// Nobody else takes this name, so what is deleted is what we have just marked free.
+	if err := l.repo.Store.Delete(ctx, l.key); err != nil {
+		return fmt.Errorf("release lease %s: %w", info.Name, err)
 	}
 	return nil
 }

@@ -82,27 +82,28 @@ func (l *Lease) Keep(ctx context.Context) (work context.Context, stop func() err
 func (l *Lease) renewUntil(ctx context.Context) error {
 	ttl := time.Duration(l.Info().TTL)
 	for {
-		if l.clock.Sleep(ctx, ttl/3) != nil {
+		if !l.pause(ctx, ttl/3) {
 			return nil
 		}
 		deadline := ttl*2/3 - l.age()
 		err := l.renewBefore(ctx, deadline)
-		switch {
-		case err == nil:
-			continue
-		case ctx.Err() != nil:
-			return nil
-		case errors.Is(err, ErrLeaseLost):
+		if errors.Is(err, ErrLeaseLost) {
 			return err
+		}
+		if err == nil || ctx.Err() != nil {
+			continue
 		}
 		if l.age() >= ttl*2/3 {
 			return fmt.Errorf("lease %s could not be renewed: %w: %w", l.Info().Name, ErrLeaseLost, err)
 		}
-		if l.clock.Sleep(ctx, ttl/20) != nil {
+		if !l.pause(ctx, ttl/20) {
 			return nil
 		}
 	}
 }
+
+// pause waits and reports whether to go on; false after stop.
+func (l *Lease) pause(ctx context.Context, d time.Duration) bool { return l.clock.Sleep(ctx, d) == nil }
 
 // age is the time since the lease was last known to be ours.
 func (l *Lease) age() time.Duration {

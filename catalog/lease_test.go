@@ -222,7 +222,7 @@ func TestKeep(t *testing.T) {
 		}
 		work, stop := l.Keep(t.Context())
 		before := l.Info().Nonce
-		time.Sleep(10 * ttl)
+		<-time.After(10 * ttl)
 		if work.Err() != nil {
 			t.Fatalf("the work ended: %v", context.Cause(work))
 		}
@@ -256,6 +256,31 @@ func TestKeepStoreHangs(t *testing.T) {
 			t.Errorf("the work went on for %s without a lease", took)
 		}
 		wantErr(t, stop(), catalog.ErrLeaseLost)
+	})
+}
+
+// TestKeepWriteHangs: a write of the work itself that hangs does not keep the end of the lease from being noticed.
+func TestKeepWriteHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := fault.New(newStore(t))
+		r := initPlain(t, s)
+		l, err := r.AcquireLease(t.Context(), "main", "expire", catalog.LeaseOptions{TTL: ttl})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.Add(fault.Fault{Op: fault.Put, Kind: fault.Hang, Times: -1})
+		work, stop := l.Keep(t.Context())
+		begin := time.Now()
+		if err := l.SetReference(work, idA); err == nil {
+			t.Error("a store that hangs took the reference")
+		}
+		if took := time.Since(begin); took > ttl*2/3+ttl/20 {
+			t.Errorf("the work went on for %s without a lease", took)
+		}
+		wantErr(t, stop(), catalog.ErrLeaseLost)
+		if l.Info().Reference != "" {
+			t.Error("a reference that was not stored is believed")
+		}
 	})
 }
 

@@ -556,32 +556,12 @@ func TestManifestMillion(t *testing.T) {
 	const files, folders = 1_000_000, 1000
 	r := initPlain(t, newStore(t))
 	peak := watchHeap(t)
-	w := newManifest(t, r, testID)
-	if _, err := w.AddPack(pack(testID, 0, 40)); err != nil {
-		t.Fatal(err)
-	}
-	add(t, w, catalog.FileEntry{Path: "base", Type: catalog.TypeDir, Mode: 0o700})
-	for d := range folders {
-		dir := fmt.Sprintf("base/%d", 100000+d)
-		add(t, w, catalog.FileEntry{Path: dir, Type: catalog.TypeDir, Mode: 0o700})
-		for n := range files / folders {
-			sum := sha256.Sum256([]byte{byte(d), byte(d >> 8), byte(n), byte(n >> 8)})
-			offset := int(sum[0])<<8 | int(sum[1])
-			add(t, w, catalog.FileEntry{
-				Path: fmt.Sprintf("%s/%d", dir, 200000+n), Mode: 0o600, Size: (1 + int64(sum[2])) * 8192, ModTime: day.Add(time.Duration(sum[3]) * time.Second),
-				Map: &catalog.MapRef{Pack: 0, Frame: n % 40, Offset: offset, Length: 10 + int(sum[4])},
-			})
-		}
-	}
-	if _, err := w.Commit(t.Context(), testHeader()); err != nil {
-		t.Fatal(err)
-	}
+	writeMillion(t, r, files, folders)
 	info, err := r.Store.Stat(t.Context(), mainRef.BackupManifestKey(testID))
 	if err != nil {
 		t.Fatal(err)
 	}
 	wrote := peak()
-	w = nil
 	m, err := r.ReadManifest(t.Context(), mainRef, testID)
 	if err != nil {
 		t.Fatal(err)
@@ -604,6 +584,30 @@ func TestManifestMillion(t *testing.T) {
 		t.Error("too much memory")
 	}
 	runtime.KeepAlive(m)
+}
+
+func writeMillion(t *testing.T, r *catalog.Repository, files, folders int) {
+	t.Helper()
+	w := newManifest(t, r, testID)
+	if _, err := w.AddPack(pack(testID, 0, 40)); err != nil {
+		t.Fatal(err)
+	}
+	add(t, w, catalog.FileEntry{Path: "base", Type: catalog.TypeDir, Mode: 0o700})
+	for d := range folders {
+		dir := fmt.Sprintf("base/%d", 100000+d)
+		add(t, w, catalog.FileEntry{Path: dir, Type: catalog.TypeDir, Mode: 0o700})
+		for n := range files / folders {
+			sum := sha256.Sum256([]byte{byte(d), byte(d >> 8), byte(n), byte(n >> 8)})
+			offset := int(sum[0])<<8 | int(sum[1])
+			add(t, w, catalog.FileEntry{
+				Path: fmt.Sprintf("%s/%d", dir, 200000+n), Mode: 0o600, Size: (1 + int64(sum[2])) * 8192, ModTime: day.Add(time.Duration(sum[3]) * time.Second),
+				Map: &catalog.MapRef{Pack: 0, Frame: n % 40, Offset: offset, Length: 10 + int(sum[4])},
+			})
+		}
+	}
+	if _, err := w.Commit(t.Context(), testHeader()); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // watchHeap samples the live heap; each call of peak returns the highest since the last and begins anew.

@@ -139,7 +139,8 @@ func (l *fileLine) entry() (FileEntry, error) {
 			f.Blob[i] = Slice(s)
 		}
 	}
-	return f, f.check()
+	err = f.check()
+	return f, err
 }
 
 // check is the part of an entry's validity that needs no other line.
@@ -213,7 +214,8 @@ func (l *packLine) entry(index int) (PackEntry, error) {
 	if l.Index != index {
 		return p, fmt.Errorf("pack line %d says it is number %d", index, l.Index)
 	}
-	return p, p.check()
+	err := p.check()
+	return p, err
 }
 
 func (p *PackEntry) check() error {

@@ -673,7 +673,7 @@ func checkPath(t *testing.T, w *world, p catalog.Plan) {
 		next = part.Last + 1
 		for n := part.First; n <= part.Last; n++ {
 			id := catalog.SegmentID{Timeline: part.Timeline, Number: n}
-			if !w.stored[id] && !(part.Pieces && w.pieces[id] != 0) {
+			if !w.stored[id] && (!part.Pieces || w.pieces[id] == 0) {
 				t.Fatalf("part %d needs segment %d of timeline %d, which is not stored", i, n, part.Timeline)
 			}
 		}

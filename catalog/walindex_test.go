@@ -330,3 +330,28 @@ func ExampleGapError() {
 	fmt.Println(err)
 	// Output: segments 000000010000000000000005 to 000000010000000000000006 are missing in the archive, which goes on with 000000010000000000000007: from backup 20261124T154500Z-k3f9 only 0/5000000 can be reached
 }
+
+// TestListWALPartsKeepPieces: where the first part of a long list ends, a segment is not separated from its pieces, which
+// would then look needed.
+func TestListWALPartsKeepPieces(t *testing.T) {
+	const size = wal.DefaultSegmentSize
+	for extra := range 4 {
+		var keys []string
+		for n := range wal.SegmentNumber(5000) {
+			name := wal.SegmentName(1, n, size)
+			keys = append(keys, mainRef.WALKey(name, ""))
+			if n >= 3990 && n < 4000+wal.SegmentNumber(extra) {
+				keys = append(keys, mainRef.PieceKey(name, size.Start(n), size.Start(n)+10), mainRef.PieceKey(name, size.Start(n)+10, size.Start(n)+20))
+			}
+		}
+		keys = keys[extra:]
+		s := &listStore{n: len(keys), key: func(i int) string { return keys[i] }}
+		x, err := openListed(t, s).ListWAL(t.Context(), mainRef, size)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if tl := x.Timeline(1); len(tl.Pieces) != 0 || tl.Forgotten != 2*(10+extra) || len(tl.Ranges) != 1 {
+			t.Errorf("%d pieces, %d forgotten, %d ranges", len(tl.Pieces), tl.Forgotten, len(tl.Ranges))
+		}
+	}
+}
