@@ -57,8 +57,12 @@ func onUsageError(_ *cli.Context, err error, _ bool) error { return usage("%s", 
 
 // noCommand answers a bare program or group with its help, and a word that is no command with an error.
 func noCommand(c *cli.Context) error {
+	root := c.Command == nil || c.Command.Name == c.App.Name
 	if word := c.Args().First(); word != "" {
-		return usage("%q is not a command of %s", word, strings.TrimSpace(c.Command.HelpName+" "+c.App.Name))
+		return usage("%q is not a command of %s", word, strings.TrimSpace(c.Command.HelpName))
+	}
+	if root {
+		return cli.ShowAppHelp(c)
 	}
 	return cli.ShowSubcommandHelp(c)
 }

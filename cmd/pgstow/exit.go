@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"pgstow/backup"
@@ -58,12 +59,10 @@ func walExit(args []string, err error) int {
 	return archive.FetchExit(err)
 }
 
-func isWALPush(args []string) bool  { return isWAL(args, "push") }
-func isWALFetch(args []string) bool { return isWAL(args, "fetch") }
-
-func isWAL(args []string, verb string) bool {
-	return len(args) > 2 && args[1] == "wal" && args[2] == verb
-}
+// isWALPush and isWALFetch tell what PostgreSQL may have meant, however wrong the rest of the line is: a mistyped restore_command that ended
+// with 64 would be taken for the end of the archive.
+func isWALPush(args []string) bool  { return slices.Contains(args, "push") }
+func isWALFetch(args []string) bool { return slices.Contains(args, "fetch") }
 
 // report prints an error as every error of pgstow looks: what failed: why, then hints.
 func (e *environment) report(err error) {

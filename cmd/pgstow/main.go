@@ -14,15 +14,14 @@ import (
 var version = "development"
 
 func main() {
+	hotpath.Guard()
 	e := &environment{
 		args: os.Args, environ: os.Environ(), stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, terminal: isTerminal(os.Stderr),
 	}
 	ctx, stop := context.Background(), context.CancelFunc(func() {})
-	if isWALFetch(os.Args) {
-		// What restore_command runs must die by a signal or exit with 126, never with a code that PostgreSQL takes for "not in the
-		// archive"; so signals keep their default there.
-		hotpath.Guard()
-	} else {
+	// What restore_command runs must die by a signal or exit with 126, never with a code that PostgreSQL takes for "not in the archive"; so
+	// signals keep their default there.
+	if !isWALFetch(os.Args) {
 		ctx, stop = signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
 	}
 	code := run(ctx, e)

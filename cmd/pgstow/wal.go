@@ -13,7 +13,7 @@ import (
 )
 
 func walCommand(e *environment) *cli.Command {
-	return group("wal", "push, fetch and list WAL", walPushCommand(e), walFetchCommand(e), walListCommand(e))
+	return group("wal", "push, fetch and list WAL, and settle conflicts", walPushCommand(e), walFetchCommand(e), walListCommand(e), walResolveCommand(e))
 }
 
 // holeGrace is how long a hole at the head of the archive is normal: parallel pushes finish out of order.

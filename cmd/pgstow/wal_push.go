@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -106,7 +107,7 @@ func archiveOptions(c *cli.Context, e *environment, conf *config.Config, call *h
 		}
 	}
 	asMade := *call
-	if parsed, err := hotpath.Parse(call.Command, e.args[3:]); err == nil {
+	if parsed, err := asTyped(call.Command, e.args); err == nil {
 		asMade = parsed
 	} else if conf.PGData != "" {
 		asMade.Flags = append(asMade.Flags, hotpath.Flag{Name: "pgdata", Value: conf.PGData})
@@ -129,6 +130,11 @@ func archiveOptions(c *cli.Context, e *environment, conf *config.Config, call *h
 		o.Spool = openSpool(e, asMade)
 	}
 	return o, nil
+}
+
+// asTyped reads the arguments behind the word push or fetch as pgstow-wal reads them.
+func asTyped(command string, args []string) (hotpath.Call, error) {
+	return hotpath.Parse(command, args[slices.Index(args, command)+1:])
 }
 
 // openSpool opens the spool of this call; without one everything works, only slower.

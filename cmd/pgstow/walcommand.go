@@ -23,6 +23,10 @@ func walCommandLine(conf *config.Config, verb string, operands ...string) (strin
 		path = filepath.Join(filepath.Dir(own), "pgstow-wal")
 	}
 	words := []string{shellQuote(path), verb}
+	if verb == "fetch" {
+		// Until its main has begun, a Go program that is told to quit exits with 2, which recovery would take for the end of the archive.
+		words = append([]string{"GOTRACEBACK=crash"}, words...)
+	}
 	if conf.File != "" && conf.File != config.DefaultFile {
 		file, err := filepath.Abs(conf.File)
 		if err != nil {
