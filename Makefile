@@ -34,6 +34,8 @@ MAJORS ?= 13 14 15 16 17 18
 PKG ?= ./...
 P ?= 2
 RUN ?=
+# Flags of the benchmark program: `go run ./test/bench -help`.
+ARGS ?=
 
 GOTEST := go test -tags $(TAGS) -p $(P) -vet=off $(if $(RUN),-run '$(RUN)')
 # A test that lacks its server is skipped by a plain `go test` and fails here.
@@ -90,8 +92,8 @@ fuzz: ## every fuzz target for FUZZTIME=10s
 	done
 
 .PHONY: bench
-bench: deps build ## benchmarks (PKG=./test/bench/... for those with a server)
-	$(REQUIRE) go test -tags $(TAGS) -vet=off -run '^$$' -bench '$(or $(RUN),.)' -timeout 2h $(PKG)
+bench: deps build ## whole runs of pgstow against tar and zstd, as ratios (ARGS="-scale 20 -only file")
+	PGSTOW_TEST_BIN=$(CURDIR)/bin go run ./test/bench $(ARGS)
 
 .PHONY: demo
 demo: debian build $(if $(filter minio,$(STORE)),minio) ## back up, destroy, restore to before a dropped table (STORE=minio, ENCRYPT=1)

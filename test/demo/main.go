@@ -41,27 +41,23 @@ func main() {
 }
 
 // play runs the demo and cleans up, also when it fails or is interrupted.
-func play(o options) (ok bool) {
-	s := &stage{begun: time.Now()}
-	defer s.cleanup()
-	defer func() {
-		if r := recover(); r != nil {
-			if _, told := r.(failure); !told {
-				panic(r)
-			}
-		}
-	}()
+func play(o options) bool {
+	s := &stage{Standalone: &pg.Standalone{Out: os.Stderr}, begun: time.Now()}
 	interrupt := make(chan os.Signal, 1)
 	signal.Notify(interrupt, os.Interrupt, syscall.SIGTERM)
 	go func() {
 		<-interrupt
-		s.cleanup()
+		s.CleanUp()
 		os.Exit(1)
 	}()
-
-	d := &demo{stage: s, options: o, root: pg.TempDir(s)}
-	d.run()
-	return true
+	ok := s.Run(func() {
+		d := &demo{stage: s, options: o, root: pg.TempDir(s)}
+		d.run()
+	})
+	if !ok {
+		s.Logf("the demo failed")
+	}
+	return ok
 }
 
 type demo struct {

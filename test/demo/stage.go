@@ -3,26 +3,18 @@ package main
 import (
 	"context"
 	"fmt"
-	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"time"
 
 	"pgstow/test/pg"
 )
 
-// stage prints what happens with the time it takes, and is what the test harness wants of a test.
+// stage prints what happens and when.
 type stage struct {
+	*pg.Standalone
 	begun time.Time
-
-	mu       sync.Mutex
-	failed   bool
-	cleanups []func()
 }
-
-// failure is what Fatalf panics with.
-type failure struct{}
 
 // say begins a step.
 func (s *stage) say(format string, args ...any) {
@@ -62,50 +54,4 @@ func (d *demo) try(env []string, args ...string) (string, error) {
 		return stdout.String() + stderr.String(), err
 	}
 	return stdout.String(), nil
-}
-
-func (s *stage) cleanup() {
-	for {
-		s.mu.Lock()
-		if len(s.cleanups) == 0 {
-			s.mu.Unlock()
-			return
-		}
-		last := s.cleanups[len(s.cleanups)-1]
-		s.cleanups = s.cleanups[:len(s.cleanups)-1]
-		s.mu.Unlock()
-		last()
-	}
-}
-
-// Helper is part of pg.TB.
-func (s *stage) Helper() {}
-
-// Logf is part of pg.TB.
-func (s *stage) Logf(format string, args ...any) { s.show(fmt.Sprintf(format, args...)) }
-
-// Fatalf is part of pg.TB: it ends the demo.
-func (s *stage) Fatalf(format string, args ...any) {
-	s.mu.Lock()
-	s.failed = true
-	s.mu.Unlock()
-	fmt.Fprintf(os.Stderr, "the demo failed: "+format+"\n", args...)
-	panic(failure{})
-}
-
-// Skipf is part of pg.TB: what the demo needs is not there.
-func (s *stage) Skipf(format string, args ...any) { s.Fatalf(format, args...) }
-
-// Failed is part of pg.TB.
-func (s *stage) Failed() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.failed
-}
-
-// Cleanup is part of pg.TB.
-func (s *stage) Cleanup(f func()) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.cleanups = append(s.cleanups, f)
 }

@@ -13,6 +13,7 @@ type Standalone struct {
 	mu       sync.Mutex
 	failed   bool
 	cleanups []func()
+	cleaning sync.Mutex // held until all are done
 }
 
 // failure is what Fatalf panics with.
@@ -20,7 +21,7 @@ type failure struct{}
 
 // Run calls f and then every cleanup, the last one first; it tells whether nothing failed.
 func (s *Standalone) Run(f func()) bool {
-	defer s.clean()
+	defer s.CleanUp()
 	s.guard(f)
 	return !s.Failed()
 }
@@ -36,7 +37,11 @@ func (s *Standalone) guard(f func()) {
 	f()
 }
 
-func (s *Standalone) clean() {
+// CleanUp carries out the cleanups that are left and returns when all are done, also those of another call. Run does so by itself; a program that is
+// interrupted calls it before it exits.
+func (s *Standalone) CleanUp() {
+	s.cleaning.Lock()
+	defer s.cleaning.Unlock()
 	for {
 		s.mu.Lock()
 		n := len(s.cleanups)
