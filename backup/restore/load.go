@@ -83,7 +83,10 @@ func load(ctx context.Context, m *catalog.ManifestReader, p Planned) (*content, 
 	if !c.hasControl {
 		return nil, fmt.Errorf("manifest of backup %s: it has no %s", h.ID, controlPath)
 	}
-	return c, c.checkPacks()
+	if err := c.checkPacks(); err != nil {
+		return nil, err
+	}
+	return c, nil
 }
 
 // checkPacks makes sure that all references stay inside the pack table.

@@ -94,7 +94,10 @@ func Plan(ctx context.Context, repo *catalog.Repository, o Options) (Planned, er
 	if err := p.measure(ctx, m); err != nil {
 		return Planned{}, err
 	}
-	return p, p.checkPlace(o)
+	if err := p.checkPlace(o); err != nil {
+		return Planned{}, err
+	}
+	return p, nil
 }
 
 // chooseCluster finds the system identifier that is meant.
@@ -157,7 +160,8 @@ func readMarker(dir string) (Marker, error) {
 	if err != nil {
 		return m, err
 	}
-	return m, json.Unmarshal(raw, &m)
+	err = json.Unmarshal(raw, &m)
+	return m, err
 }
 
 func newPlanned(repo *catalog.Repository, o Options, dir string, chosen catalog.Plan, h catalog.BackupHeader) Planned {

@@ -28,7 +28,7 @@ func checkSpace(needs []need) error {
 		if err := unix.Stat(dir, &st); err != nil {
 			return &fs.PathError{Op: "stat", Path: dir, Err: err}
 		}
-		device := uint64(st.Dev)
+		device := st.Dev
 		t := totals[device]
 		if t == nil {
 			var vfs unix.Statfs_t

@@ -35,14 +35,14 @@ func newSyncer(dirs []string) (*syncer, error) {
 		if err := unix.Stat(path, &st); err != nil {
 			return nil, errors.Join(&fs.PathError{Op: "stat", Path: path, Err: err}, s.close())
 		}
-		if !s.walk && s.has(uint64(st.Dev)) {
+		if !s.walk && s.has(st.Dev) {
 			continue
 		}
 		d, err := os.Open(path)
 		if err != nil {
 			return nil, errors.Join(err, s.close())
 		}
-		s.roots = append(s.roots, syncRoot{dir: d, device: uint64(st.Dev)})
+		s.roots = append(s.roots, syncRoot{dir: d, device: st.Dev})
 	}
 	return s, nil
 }
