@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path"
 	"sync"
 	"time"
 
@@ -184,8 +185,8 @@ func (s *StoredSegments) plainPiece(ctx context.Context, key string, p Piece) ([
 		return nil, identityHint(err)
 	}
 	h := obj.Header()
-	if h.Kind != object.KindPiece || h.From != uint64(p.From) || h.To != uint64(p.To) || h.SystemID != s.wal.Ref.SystemID || h.PlainSize != int64(p.To-p.From) {
-		return nil, fmt.Errorf("%s: the object says it is %s from %s to %s", key, h.Kind, wal.LSN(h.From), wal.LSN(h.To))
+	if h.Kind != object.KindPiece || h.Name != path.Base(key) || h.From != uint64(p.From) || h.To != uint64(p.To) || h.SystemID != s.wal.Ref.SystemID || h.PlainSize != int64(p.To-p.From) {
+		return nil, fmt.Errorf("%s: the object says it is %s %q from %s to %s", key, h.Kind, h.Name, wal.LSN(h.From), wal.LSN(h.To))
 	}
 	return obj.Plain()
 }

@@ -116,8 +116,10 @@ func TestStoredSegments(t *testing.T) {
 			// The same in overlapping pieces up to the middle of the segment.
 			half := initEncrypted(t, newStore(t), newKey(t))
 			for _, p := range [][2]wal.LSN{{0, 1000}, {500, 40_000}, {40_000, wal.LSN(size) / 2}, {wal.LSN(size)/2 + 8, wal.LSN(size)/2 + 16}} {
-				ph := object.Header{Kind: object.KindPiece, Name: name.String(), SystemID: ref.SystemID, From: uint64(start + p[0]), To: uint64(start + p[1])}
-				putRaw(t, half, ref.PieceKey(name, start+p[0], start+p[1]), ph, seg[p[0]:p[1]])
+				ph := object.Header{Kind: object.KindPiece, SystemID: ref.SystemID, From: uint64(start + p[0]), To: uint64(start + p[1])}
+				key := ref.PieceKey(name, start+p[0], start+p[1])
+				ph.Name = filepath.Base(key)
+				putRaw(t, half, key, ph, seg[p[0]:p[1]])
 			}
 			until := start + wal.LSN(size)/2
 			want, err := facts.Decode(t.Context(), name.Timeline, n, until)
@@ -173,7 +175,8 @@ func TestStoredSegmentsErrors(t *testing.T) {
 	}
 	r := initPlain(t, newStore(t))
 	piece := func(from, to wal.LSN, plain []byte) {
-		putRaw(t, r, ref.PieceKey(name, start+from, start+to), object.Header{Kind: object.KindPiece, Name: name.String(), SystemID: ref.SystemID, From: uint64(start + from), To: uint64(start + to)}, plain)
+		key := ref.PieceKey(name, start+from, start+to)
+		putRaw(t, r, key, object.Header{Kind: object.KindPiece, Name: filepath.Base(key), SystemID: ref.SystemID, From: uint64(start + from), To: uint64(start + to)}, plain)
 	}
 	piece(0, 9000, seg[:9000])
 	bad := bytes.Clone(seg[8000:10_000])

@@ -360,6 +360,12 @@ func rebuild(t testing.TB, frames [][]byte, h object.Header) []byte {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return rebuildWith(t, w, frames, h)
+}
+
+func rebuildWith(t testing.TB, w *object.Writer, frames [][]byte, h object.Header) []byte {
+	t.Helper()
+	w.Reset()
 	for _, f := range frames {
 		if _, err := w.AddFrame(f); err != nil {
 			t.Fatal(err)
@@ -510,6 +516,10 @@ func FuzzManifest(f *testing.F) {
 	frames, h := sampleFrames(f)
 	f.Add(frames[0], frames[1], frames[2], frames[3])
 	f.Add(frames[0], []byte(`{"kind":"file","path":"../x","mode":"0600"}`+"\n"), frames[2], frames[3])
+	w, err := object.NewWriter(object.WriterOptions{})
+	if err != nil {
+		f.Fatal(err)
+	}
 	f.Fuzz(func(t *testing.T, a, b, c, d []byte) {
 		list := [][]byte{a, b, c, d}
 		for _, x := range list {
@@ -520,7 +530,7 @@ func FuzzManifest(f *testing.F) {
 		if i := bytes.Index(d, []byte(`"sha256":"`)); i >= 0 && len(d) >= i+len(`"sha256":"`)+64 {
 			fixFooter(list)
 		}
-		m, err := catalog.OpenManifest(rebuild(t, list, h), nil)
+		m, err := catalog.OpenManifest(rebuildWith(t, w, list, h), nil)
 		if err != nil {
 			return
 		}
