@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"time"
 
 	"pgstow/catalog"
@@ -99,7 +100,7 @@ func (o *PushOptions) prepare(ctx context.Context, p *pushFile) (*prepared, erro
 		return nil, err
 	}
 	h := p.header
-	h.Time, h.Host, h.DataDirectory, h.Program = o.Now(), o.Host, o.PGData, o.Program
+	h.Time, h.Host, h.DataDirectory, h.Program = o.Now(), o.Host, absolute(o.PGData), o.Program
 	encoded, err := o.encode(repo, h, p)
 	if err != nil {
 		return nil, err
@@ -113,6 +114,18 @@ func (o *PushOptions) prepare(ctx context.Context, p *pushFile) (*prepared, erro
 		return nil, err
 	}
 	return &prepared{repo: repo, key: s.ref.WALKey(p.name, fmt.Sprintf("%x", h.PlainSHA256[:4])), header: h, encoded: encoded}, nil
+}
+
+// absolute is the whole path of the data directory: PostgreSQL runs archive_command in it, and "." would tell nobody which server wrote.
+func absolute(dir string) string {
+	if dir == "" {
+		return ""
+	}
+	path, err := filepath.Abs(dir)
+	if err != nil {
+		return dir
+	}
+	return path
 }
 
 // store creates the object. The bytes are the same in every try of this call, so that a lost reply cannot be mistaken for somebody
