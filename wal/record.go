@@ -20,7 +20,6 @@ const (
 const (
 	infoMask         = 0x0F // XLR_INFO_MASK: bits that are not the resource manager's
 	infoSwitch       = 0x40
-	infoBackupEnd    = 0x50
 	infoRestorePoint = 0x70
 
 	xactMask           = 0x70
@@ -71,11 +70,6 @@ func Records(seg []byte) iter.Seq2[Record, error] {
 // IsSwitch says whether the record ends its segment early (pg_switch_wal, archive_timeout).
 func (r *Record) IsSwitch() bool {
 	return r.Complete && r.Rmgr == RmgrXLOG && r.Info&^infoMask == infoSwitch
-}
-
-// IsBackupEnd says whether the record is the one that ends a base backup taken on a primary.
-func (r *Record) IsBackupEnd() bool {
-	return r.Complete && r.Rmgr == RmgrXLOG && r.Info&^infoMask == infoBackupEnd
 }
 
 // AppendPayload appends the bytes after the record's header to dst: block headers, block data, main data. It appends nothing
