@@ -174,3 +174,27 @@ func TestWithConfig(t *testing.T) {
 		}
 	}
 }
+
+// Each major starts from what is restored of it.
+func TestMajors(t *testing.T) {
+	for _, major := range pg.Majors(t) {
+		t.Run(fmt.Sprint(major), func(t *testing.T) {
+			s := pg.New(t, pg.Options{Major: major, Checksums: true})
+			s.Exec("CREATE TABLE log AS SELECT g n FROM generate_series(1, 10000) g")
+			repo, _ := newRepo(t, nil)
+			create(t, repo, s, backup.WALInclude)
+			s.Exec("DELETE FROM log")
+			o := options(t)
+			o.Target = catalog.Target{Kind: catalog.TargetImmediate}
+			mustRestore(t, repo, o)
+			if major < 17 {
+				verify(t, o.Directory, "-n") // by 15's tool
+			}
+			r := pg.Restored(t, o.Directory, pg.Options{Major: major})
+			r.WaitPrimary()
+			if got := r.Value("SELECT count(*) FROM log"); got != "10000" {
+				t.Errorf("%s rows", got)
+			}
+		})
+	}
+}

@@ -188,6 +188,9 @@ func newPlanned(repo *catalog.Repository, o Options, dir string, chosen catalog.
 	if h.Damaged > 0 {
 		p.Warnings = append(p.Warnings, fmt.Sprintf("%d pages were damaged when the backup was taken and are restored as they were; backup show names them", h.Damaged))
 	}
+	if len(o.Tablespaces) > 0 && o.Target.Kind != catalog.TargetImmediate {
+		p.Warnings = append(p.Warnings, "a tablespace created after the backup began is made again by WAL at its own old location, which cannot be mapped: that directory must exist, empty and not the original's")
+	}
 	if len(h.ConfigFiles) > 0 && !o.WithConfig {
 		p.Warnings = append(p.Warnings, "the configuration files lay outside of the data directory and are not restored; --with-config brings them into it")
 	}
