@@ -98,6 +98,7 @@ func TestTargets(t *testing.T) {
 			{"immediate", []string{"--immediate"}, "0"},
 		} {
 			t.Run(c.name, func(t *testing.T) {
+				h := h.In(t)
 				s := h.StartRestored(h.Restore(c.args...))
 				equal(t, "rows", rows(s), c.want)
 				equal(t, "in recovery, paused at the target", s.Value("SELECT pg_is_in_recovery()"), "t")
@@ -117,6 +118,7 @@ func TestTargetActions(t *testing.T) {
 		target := []string{"--to-name", h.steps[2].name}
 
 		t.Run("pause", func(t *testing.T) {
+			h := h.In(t)
 			s := h.StartRestored(h.Restore(append(target, "--action", "pause")...))
 			s.WaitPaused()
 			equal(t, "rows", rows(s), "0 1 2 3")
@@ -127,6 +129,7 @@ func TestTargetActions(t *testing.T) {
 			s.Kill()
 		})
 		t.Run("promote", func(t *testing.T) {
+			h := h.In(t)
 			dir := h.Restore(append(target, "--action", "promote")...)
 			s := h.StartRestored(dir)
 			s.WaitPrimary()
@@ -136,6 +139,7 @@ func TestTargetActions(t *testing.T) {
 			s.Kill()
 		})
 		t.Run("shutdown", func(t *testing.T) {
+			h := h.In(t)
 			dir := h.Restore(append(target, "--action", "shutdown")...)
 			s := h.Attach(dir)
 			if err := s.Launch(); err != nil {
@@ -181,6 +185,7 @@ func TestTargetUnreachable(t *testing.T) {
 			{"no such timeline", []string{"--timeline", "7"}, []string{"timeline 7"}},
 		} {
 			t.Run(c.name, func(t *testing.T) {
+				h := h.In(t)
 				if h.MinIO != nil {
 					h.ForgetRequests()
 				}

@@ -15,14 +15,14 @@ import (
 
 // Result is how a call of pgstow ended.
 type Result struct {
-	Args           []string
+	Args           []string // the program's name first
 	Stdout, Stderr string
 	Code           int
 }
 
 // String is all of it, for messages.
 func (r Result) String() string {
-	return fmt.Sprintf("pgstow %s: exit status %d\n%s%s", strings.Join(r.Args, " "), r.Code, r.Stdout, r.Stderr)
+	return fmt.Sprintf("%s: exit status %d\n%s%s", strings.Join(r.Args, " "), r.Code, r.Stdout, r.Stderr)
 }
 
 // Command is a call of one of our programs as the server's user, in the world's environment, with the server as libpq's default.
@@ -47,7 +47,21 @@ func (w *World) RunWith(env []string, args ...string) Result {
 	w.t.Helper()
 	cmd := w.Command("pgstow", args...)
 	cmd.Env = append(cmd.Env, env...)
-	return w.finish(cmd, args)
+	return w.finish(cmd, append([]string{"pgstow"}, args...))
+}
+
+// RunProgram calls one of our programs: RunProgram("pgstow-wal", "push", path).
+func (w *World) RunProgram(name string, args ...string) Result {
+	w.t.Helper()
+	return w.RunProgramWith(nil, name, args...)
+}
+
+// RunProgramWith is RunProgram with more in the environment.
+func (w *World) RunProgramWith(env []string, name string, args ...string) Result {
+	w.t.Helper()
+	cmd := w.Command(name, args...)
+	cmd.Env = append(cmd.Env, env...)
+	return w.finish(cmd, append([]string{name}, args...))
 }
 
 // RunOn is RunWith that reaches another server than the world's.

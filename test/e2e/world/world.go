@@ -67,7 +67,7 @@ type World struct {
 	opts    Options
 	env     []string
 	counter *counter
-	dirs    atomic.Int32
+	dirs    *atomic.Int32
 }
 
 // EachStore runs a test on a file store and on MinIO, in parallel with others; with -short on the file store alone.
@@ -93,7 +93,7 @@ func New(t *testing.T, o Options) *World {
 	if o.Store == "" {
 		o.Store = File
 	}
-	w := &World{t: t, opts: o, Kind: o.Store, Dir: pg.TempDir(t)}
+	w := &World{t: t, opts: o, Kind: o.Store, Dir: pg.TempDir(t), dirs: new(atomic.Int32)}
 	w.openStore()
 	spool := w.NewDir("spool")
 	if err := os.Mkdir(spool, 0o700); err != nil {
@@ -114,6 +114,13 @@ func New(t *testing.T, o Options) *World {
 		w.Server.Start()
 	}
 	return w
+}
+
+// In is the same world for a subtest, which then fails by itself; servers that it makes end with the subtest.
+func (w *World) In(t *testing.T) *World {
+	sub := *w
+	sub.t = t
+	return &sub
 }
 
 func (w *World) openStore() {
