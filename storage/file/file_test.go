@@ -332,6 +332,9 @@ func TestLock(t *testing.T) {
 	if _, err := s.Put(ctx, "k", []byte("y"), storage.Any); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("put under somebody's lock: %v", err)
 	}
+	if err := s.Delete(ctx, "k"); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("delete under somebody's lock: %v", err)
+	}
 	if _, err := s.Put(t.Context(), "new", nil, storage.IfAbsent); err != nil {
 		t.Errorf("a create needs no lock: %v", err)
 	}

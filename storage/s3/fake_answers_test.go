@@ -10,6 +10,7 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -335,5 +336,30 @@ func TestSlowUpload(t *testing.T) {
 	})
 	if _, err := open(t, o).Put(ctx, "k", kilobytes(2000), storage.Any); err != nil {
 		t.Error(err)
+	}
+}
+
+// The store may answer before it has read the body, while the transport is still sending. From then on the caller may
+// use his buffer for other bytes, so nothing more of it may be read.
+func TestAnswerBeforeTheEnd(t *testing.T) {
+	f, s := newFake(t)
+	f.server.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(http.StatusPreconditionFailed)
+	})
+	var pieces atomic.Int64
+	ctx := storage.WithProgress(t.Context(), func(int) error {
+		pieces.Add(1)
+		<-time.After(5 * time.Millisecond) // so that the answer comes first
+		return nil
+	})
+	body := kilobytes(1900)
+	if _, err := s.Put(ctx, "k", body, storage.IfAbsent); !errors.Is(err, storage.ErrExist) {
+		t.Fatal(err)
+	}
+	before := pieces.Load()
+	clear(body)      // the race detector watches this
+	f.server.Close() // waits until the connection is done with
+	if after := pieces.Load(); after != before || before >= int64(len(body))/(32<<10) {
+		t.Errorf("%d pieces of the body were read before the end of the call and %d after it", before, after-before)
 	}
 }

@@ -1,13 +1,12 @@
 package s3
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/base64"
 	"errors"
 	"fmt"
-	"io"
-	"sync"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -47,9 +46,7 @@ func (s *Store) put(ctx context.Context, key string, body []byte, sum [32]byte, 
 	case cond.IsAbsent():
 		in.IfNoneMatch = aws.String("*")
 	}
-	send := &sender{ctx: ctx, data: body}
-	defer send.detach()
-	in.Body = send
+	in.Body = &sender{ctx: ctx, body: bytes.NewReader(body)}
 	out, err := s.client.PutObject(ctx, in)
 	if err != nil {
 		err = explain(err)
@@ -92,59 +89,22 @@ func (s *Store) ProbeChecksum(ctx context.Context, key string) (refused bool, er
 	return false, s.wrap("put", key, err)
 }
 
-// sender is the body of a request. The HTTP transport may go on reading after the request has ended, while the caller
-// already puts other bytes into the same memory; detach makes that impossible.
+// sender is the body of a request: it reports progress, and so hides the WriteTo of bytes.Reader. The SDK lets nobody
+// read from it once the request has ended, though the HTTP transport may still be sending then; so the caller of Put may
+// use his memory for other bytes as soon as it returns.
 type sender struct {
-	ctx context.Context
-
-	mu   sync.Mutex
-	data []byte
-	off  int64
-	gone bool
+	ctx  context.Context
+	body *bytes.Reader
 }
 
-func (b *sender) Read(p []byte) (int, error) {
-	n, err := b.read(p)
+func (s *sender) Read(p []byte) (int, error) {
+	n, err := s.body.Read(p[:min(len(p), storage.ProgressStep)])
 	if n > 0 {
-		if perr := storage.Progress(b.ctx, n); perr != nil {
+		if perr := storage.Progress(s.ctx, n); perr != nil {
 			return 0, perr
 		}
 	}
 	return n, err
 }
 
-func (b *sender) read(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.gone {
-		return 0, errors.New("the request has ended")
-	}
-	if b.off >= int64(len(b.data)) {
-		return 0, io.EOF
-	}
-	n := copy(p[:min(len(p), storage.ProgressStep)], b.data[b.off:])
-	b.off += int64(n)
-	return n, nil
-}
-
-func (b *sender) Seek(offset int64, whence int) (int64, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	switch whence {
-	case io.SeekCurrent:
-		offset += b.off
-	case io.SeekEnd:
-		offset += int64(len(b.data))
-	}
-	if offset < 0 {
-		return 0, errors.New("seek before the beginning")
-	}
-	b.off = offset
-	return offset, nil
-}
-
-func (b *sender) detach() {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.data, b.gone = nil, true
-}
+func (s *sender) Seek(offset int64, whence int) (int64, error) { return s.body.Seek(offset, whence) }
