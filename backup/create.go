@@ -82,8 +82,12 @@ func (c *creation) leased(ctx context.Context, work func(ctx context.Context) er
 	c.id = lease.Backup()
 	leasedCtx, stop := lease.Keep(ctx)
 	defer func() {
-		err = errors.Join(err, stop())
-		if errors.Is(err, catalog.ErrLeaseLost) {
+		lost := stop()
+		if err != nil && lost != nil && !errors.Is(err, lost) {
+			err = errors.Join(err, lost)
+		}
+		// A lease lost after the commit harms nobody: the backup exists.
+		if errors.Is(lost, catalog.ErrLeaseLost) {
 			return // it is not ours to release
 		}
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseWithin)
