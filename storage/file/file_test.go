@@ -332,6 +332,8 @@ func TestLock(t *testing.T) {
 	if _, err := s.Put(ctx, "k", []byte("y"), storage.Any); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("put under somebody's lock: %v", err)
 	}
+	ctx, cancel = context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
 	if err := s.Delete(ctx, "k"); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("delete under somebody's lock: %v", err)
 	}
