@@ -12,6 +12,14 @@ type ChecksumProber interface {
 	ProbeChecksum(ctx context.Context, key string) (refused bool, err error)
 }
 
+// Presence is implemented by stores of which the address alone does not say that the right thing is there: a folder on which nothing is
+// mounted is an empty one, and takes whatever is put into it.
+type Presence interface {
+	// CheckPresent returns nil if the store shows that it was in use before, without a request that costs anything; from then on
+	// this Store does not mistake an empty folder for it either. ErrNoStore if it does not show that.
+	CheckPresent(ctx context.Context) error
+}
+
 // Find returns s, or the store that it wraps at whatever depth, as a T: for optional interfaces such as ChecksumProber,
 // which wrappers do not repeat. A wrapper says what it wraps with a method Unwrap() Store.
 func Find[T any](s Store) (T, bool) {

@@ -61,7 +61,10 @@ type Store struct {
 	sweep  sync.Once
 }
 
-var _ storage.Store = (*Store)(nil)
+var (
+	_ storage.Store    = (*Store)(nil)
+	_ storage.Presence = (*Store)(nil)
+)
 
 // Open opens an existing folder as a store. It writes nothing. A missing folder is ErrNoStore.
 func Open(o Options) (*Store, error) {
@@ -140,6 +143,19 @@ func (s *Store) open(ctx context.Context) (*os.Root, error) {
 		return nil, explain(err)
 	}
 	return r, nil
+}
+
+// CheckPresent looks for lockFile. See storage.Presence.
+func (s *Store) CheckPresent(ctx context.Context) error {
+	r, err := s.open(ctx)
+	if err != nil {
+		return fmt.Errorf("look at %s: %w", s, err)
+	}
+	defer func() { _ = r.Close() }()
+	if !s.marked.Load() {
+		return fmt.Errorf("%w: %s has no %s: is it mounted?", storage.ErrNoStore, s.root, lockFile)
+	}
+	return nil
 }
 
 // mark puts lockFile into a root that never had one. Readers do not, so that a read-only mount works.

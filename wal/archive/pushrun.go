@@ -149,9 +149,10 @@ func (o *PushOptions) store(ctx context.Context, repo *catalog.Repository, key s
 }
 
 // open opens the repository and makes sure that the cluster has its place in it. In the steady state the spool remembers both for an
-// hour, so that a push is one request; what it remembers is bound to the host's pins again.
+// hour, so that a push is one request; what it remembers is bound to the host's pins again, and does not count where a folder may have
+// been unmounted since.
 func (o *PushOptions) open(ctx context.Context, s server, p *pushFile) (*catalog.Repository, error) {
-	if b, ok := o.Spool.Record(archiveRecord, recordAge, o.Now()); ok {
+	if b, ok := o.Spool.Record(archiveRecord, recordAge, o.Now()); ok && present(ctx, o.Store) {
 		if repo, err := catalog.OpenDescriptor(o.Store, o.Pins, b); err == nil {
 			return repo, nil
 		}
@@ -179,4 +180,10 @@ func (o *PushOptions) open(ctx context.Context, s server, p *pushFile) (*catalog
 		o.warn("the spool could not be written: %v", err)
 	}
 	return repo, nil
+}
+
+// present tells whether the store is known to be the one that was in use before. A bucket is, by its name.
+func present(ctx context.Context, s storage.Store) bool {
+	p, ok := storage.Find[storage.Presence](s)
+	return !ok || p.CheckPresent(ctx) == nil
 }
