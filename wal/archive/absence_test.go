@@ -163,6 +163,24 @@ func TestStandbyIsToldThatNothingIsProven(t *testing.T) {
 	w.wantFetchError(plainSegment, archive.ErrUnreachable, 1)
 }
 
+// TestFetchDeadlineIsShorterThanStall: a store that hangs is waited for no longer than the deadline says.
+func TestFetchDeadlineIsShorterThanStall(t *testing.T) {
+	t.Parallel()
+	for _, signal := range []string{"recovery.signal", "standby.signal"} {
+		w := newWorld(t)
+		w.ensure()
+		w.mode(signal)
+		w.store.Add(fault.Fault{Kind: fault.Hang, Times: -1})
+		ctx, cancel := contextWithTimeout(t, time.Minute)
+		defer cancel()
+		o := w.fetchOptions()
+		o.Stall = time.Hour
+		if err := archive.Fetch(ctx, o, plainSegment, w.destination()); err == nil || ctx.Err() != nil {
+			t.Errorf("%s: %v", signal, err)
+		}
+	}
+}
+
 func TestFetchHole(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

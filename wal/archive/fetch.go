@@ -210,12 +210,8 @@ const corruptTries = 3
 
 // attempt looks once: the file itself, then the proof that it is absent.
 func (f *fetch) attempt(ctx context.Context) error {
-	stall := f.Stall
-	if f.standby {
-		stall = min(stall, f.StandbyDeadline)
-	}
 	outer := ctx
-	ctx, w, stop := watched(ctx, stall)
+	ctx, w, stop := watched(ctx, min(f.Stall, f.patience())) // the store's wrapper tries much longer than we may wait
 	defer stop()
 	err := f.look(ctx, w)
 	if err != nil && outer.Err() == nil {
