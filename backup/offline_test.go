@@ -1,6 +1,7 @@
 package backup_test
 
 import (
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -147,7 +148,13 @@ func leftOut(path, unlogged string) bool {
 
 // What the backup holds is a cluster: PostgreSQL starts on it.
 func TestOfflineBackupStarts(t *testing.T) {
-	s := pg.New(t, pg.Options{Checksums: true})
+	for _, major := range pg.Majors(t) {
+		t.Run(fmt.Sprint(major), func(t *testing.T) { offlineStarts(t, major) })
+	}
+}
+
+func offlineStarts(t *testing.T, major int) {
+	s := pg.New(t, pg.Options{Major: major, Checksums: true})
 	s.PgbenchInit(2)
 	want := s.Sums()
 	s.Stop(pg.Fast)
@@ -159,7 +166,7 @@ func TestOfflineBackupStarts(t *testing.T) {
 	dir := filepath.Join(pg.TempDir(t), "data")
 	rebuild(t, repo, h).write(t, dir)
 	pg.Chown(t, dir)
-	if diff := want.Diff(pg.Restored(t, dir, pg.Options{}).Sums()); diff != "" {
+	if diff := want.Diff(pg.Restored(t, dir, pg.Options{Major: major}).Sums()); diff != "" {
 		t.Error(diff)
 	}
 }

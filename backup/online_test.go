@@ -3,6 +3,7 @@ package backup_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -111,7 +112,13 @@ func balanced(t *testing.T, s *pg.Server) {
 // Standalone: under load, with WAL in the backup; PostgreSQL starts on what comes
 // back, and none of the later changes are there.
 func TestOnlineInclude(t *testing.T) {
-	s := pg.New(t, pg.Options{Checksums: true, WALSegmentSizeMiB: 1})
+	for _, major := range pg.Majors(t) {
+		t.Run(fmt.Sprint(major), func(t *testing.T) { onlineInclude(t, major) })
+	}
+}
+
+func onlineInclude(t *testing.T, major int) {
+	s := pg.New(t, pg.Options{Major: major, Checksums: true, WALSegmentSizeMiB: 1})
 	s.PgbenchInit(5)
 	s.Exec("CREATE UNLOGGED TABLE volatile AS SELECT 1 AS a")
 	load(t, s)
@@ -129,7 +136,7 @@ func TestOnlineInclude(t *testing.T) {
 	if filepath.Base(last) != "pg_control" {
 		t.Errorf("the last file read was %s", last)
 	}
-	if h.Start >= h.Stop || h.StoppedAt.Before(h.StartedAt) || h.NextXID == 0 || h.PostgresMajor != 15 || h.Timeline != 1 || h.Standby {
+	if h.Start >= h.Stop || h.StoppedAt.Before(h.StartedAt) || h.NextXID == 0 || h.PostgresMajor != major || h.Timeline != 1 || h.Standby {
 		t.Errorf("header %+v", h)
 	}
 	label, err := wal.ParseBackupLabel(h.BackupLabel)
@@ -149,7 +156,7 @@ func TestOnlineInclude(t *testing.T) {
 	dir := filepath.Join(pg.TempDir(t), "data")
 	rebuild(t, repo, h).write(t, dir)
 	pg.Chown(t, dir)
-	restored := pg.Restored(t, dir, pg.Options{})
+	restored := pg.Restored(t, dir, pg.Options{Major: major})
 	restored.WaitPrimary()
 	balanced(t, restored)
 	if got := restored.Value("SELECT count(*) FROM volatile"); got != "0" {
@@ -173,6 +180,12 @@ func TestOnlineInclude(t *testing.T) {
 // With an archive: committed only when the archive is proven to hold this
 // backup's WAL; on a host that cannot decrypt, too.
 func TestOnlineArchive(t *testing.T) {
+	for _, major := range pg.Majors(t) {
+		t.Run(fmt.Sprint(major), func(t *testing.T) { onlineArchive(t, major) })
+	}
+}
+
+func onlineArchive(t *testing.T, major int) {
 	for _, encrypted := range []bool{false, true} {
 		t.Run(map[bool]string{false: "plain", true: "encrypted"}[encrypted], func(t *testing.T) {
 			repo, store := newRepo(t)
@@ -181,7 +194,7 @@ func TestOnlineArchive(t *testing.T) {
 				repo, reader, store = encryptedRepo(t)
 			}
 			a := newArchiver(t, repo)
-			s := pg.New(t, a.options(pg.Options{Checksums: true, WALSegmentSizeMiB: 1}))
+			s := pg.New(t, a.options(pg.Options{Major: major, Checksums: true, WALSegmentSizeMiB: 1}))
 			a.ref = catalog.ClusterRef{Name: "main", SystemID: systemID(t, s)}
 			s.PgbenchInit(2)
 			s.Exec("CREATE TABLE known AS SELECT 'a known plain text' AS x")

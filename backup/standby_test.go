@@ -30,16 +30,22 @@ func standbyOf(t *testing.T, primary *pg.Server) *pg.Server {
 	}
 	pg.Chown(t, dir)
 	conninfo := fmt.Sprintf("host=%s port=%d user=postgres", primary.SocketDir, primary.Port)
-	s := pg.Restored(t, dir, pg.Options{Args: []string{"-c", "primary_conninfo=" + conninfo, "-c", "archive_mode=off"}})
+	s := pg.Restored(t, dir, pg.Options{Major: primary.Install.Major, Args: []string{"-c", "primary_conninfo=" + conninfo, "-c", "archive_mode=off"}})
 	s.AwaitValue("SELECT (count(*) > 0)::text FROM pg_stat_wal_receiver WHERE status = 'streaming'", "true")
 	return s
 }
 
 // B3, A12, D1: a backup from a standby under load, with the primary's archive.
 func TestStandby(t *testing.T) {
+	for _, major := range pg.Majors(t) {
+		t.Run(fmt.Sprint(major), func(t *testing.T) { standbyBackup(t, major) })
+	}
+}
+
+func standbyBackup(t *testing.T, major int) {
 	repo, store := newRepo(t)
 	a := newArchiver(t, repo)
-	primary := pg.New(t, a.options(pg.Options{Checksums: true, WALSegmentSizeMiB: 1}))
+	primary := pg.New(t, a.options(pg.Options{Major: major, Checksums: true, WALSegmentSizeMiB: 1}))
 	a.ref = catalog.ClusterRef{Name: "main", SystemID: systemID(t, primary)}
 	primary.PgbenchInit(2)
 	load(t, primary)
@@ -76,7 +82,7 @@ func TestStandby(t *testing.T) {
 		t.Fatal(err)
 	}
 	pg.Chown(t, dir)
-	restored := pg.Restored(t, dir, pg.Options{Env: []string{"ARCHIVE=" + a.dir}, Args: []string{
+	restored := pg.Restored(t, dir, pg.Options{Major: major, Env: []string{"ARCHIVE=" + a.dir}, Args: []string{
 		"-c", `restore_command=cp "$ARCHIVE/%f" %p`, "-c", "recovery_target=immediate", "-c", "recovery_target_action=promote",
 		"-c", "archive_mode=off",
 	}})
