@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/urfave/cli/v2"
@@ -19,16 +21,45 @@ const exitStatusHelp = `EXIT STATUS:
 // run parses the arguments, carries out one command, prints its error as every error looks, and returns the exit code.
 func run(ctx context.Context, e *environment) int {
 	app := newApp(e)
-	err := app.RunContext(ctx, permute(app, e.args))
+	result := &resultWriter{w: e.stdout}
+	e.stdout, app.Writer = result, result
+	args := permute(app, spelledHelp(e.args))
+	err := app.RunContext(ctx, args)
+	if err == nil {
+		err = result.failure()
+	}
+	if err == nil && isRecovery(e.args) && !e.fetched {
+		err = usage("recovery asked for a file, and this is not what fetches one")
+	}
 	if err == nil {
 		return exitDone
 	}
+	e.report(err, commandIn(app, args))
 	if isWALPush(e.args) || isWALFetch(e.args) {
-		e.report(err)
 		return walExit(e.args, err)
 	}
-	e.report(err)
 	return exitCode(err)
+}
+
+// spelledHelp lets `pgstow help backup create` mean `pgstow backup create --help`.
+func spelledHelp(args []string) []string {
+	if len(args) < 2 || args[1] != "help" {
+		return args
+	}
+	return append(append([]string{args[0]}, args[2:]...), "--help")
+}
+
+// commandIn gives the command that the arguments name, with the program: "pgstow backup create".
+func commandIn(app *cli.App, args []string) string {
+	words, commands := []string{app.Name}, app.Commands
+	for _, arg := range args[min(1, len(args)):] {
+		i := slices.IndexFunc(commands, func(c *cli.Command) bool { return c.HasName(arg) })
+		if i < 0 {
+			break
+		}
+		words, commands = append(words, arg), commands[i].Subcommands
+	}
+	return strings.Join(words, " ")
 }
 
 func newApp(e *environment) *cli.App {
@@ -53,13 +84,34 @@ func newApp(e *environment) *cli.App {
 	}
 }
 
-func onUsageError(_ *cli.Context, err error, _ bool) error { return usage("%s", err) }
+// onUsageError turns what the flag parser says into our words: options have two dashes here.
+func onUsageError(c *cli.Context, err error, _ bool) error {
+	text := err.Error()
+	if name, ok := strings.CutPrefix(text, "flag provided but not defined: -"); ok {
+		text = "unknown option --" + strings.TrimPrefix(name, "-")
+		if c != nil && c.Command != nil && len(c.Command.Flags) > 0 {
+			text += "; did you mean " + cli.SuggestFlag(c.Command.Flags, name, false) + "?"
+		}
+	} else if name, ok := strings.CutPrefix(text, "flag needs an argument: -"); ok {
+		text = "the option --" + strings.TrimPrefix(name, "-") + " needs a value"
+	} else if m := badValue.FindStringSubmatch(text); m != nil {
+		text = "the option --" + m[2] + " cannot be " + m[1]
+	}
+	return usage("%s", text)
+}
+
+// badValue matches what the flag package says of a value that it cannot read.
+var badValue = regexp.MustCompile(`^invalid (?:boolean )?value (".*") for (?:flag )?-+([a-z-]+):`)
 
 // noCommand answers a bare program or group with its help, and a word that is no command with an error.
 func noCommand(c *cli.Context) error {
 	root := c.Command == nil || c.Command.Name == c.App.Name
 	if word := c.Args().First(); word != "" {
-		return usage("%q is not a command of %s", word, strings.TrimSpace(c.Command.HelpName))
+		text := fmt.Sprintf("%q is not a command of %s", word, strings.TrimSpace(c.Command.HelpName))
+		if near := cli.SuggestCommand(c.Command.Subcommands, word); near != "" && near != "help" && near != "h" {
+			text += fmt.Sprintf("; did you mean %s?", near)
+		}
+		return usage("%s", text)
 	}
 	if root {
 		return cli.ShowAppHelp(c)
@@ -137,14 +189,19 @@ func operands(c *cli.Context, names ...string) ([]string, error) {
 		}
 	}
 	if len(args) < required || len(args) > len(names) {
-		return nil, usage("%s wants %s, got %d arguments", c.Command.HelpName, wants(names), len(args))
+		return nil, usage("%s wants %s, got %s", commandWords(c), wants(names), count(len(args)))
 	}
 	for _, arg := range args {
 		if strings.HasPrefix(arg, "-") && len(arg) > 1 {
-			return nil, usage("the option %s must stand before the arguments of %s", arg, c.Command.HelpName)
+			return nil, usage("the option %s must stand before the arguments of %s", arg, commandWords(c))
 		}
 	}
 	return args, nil
+}
+
+// commandWords names the command without the program: messages begin with that anyway.
+func commandWords(c *cli.Context) string {
+	return strings.TrimPrefix(c.Command.HelpName, c.App.Name+" ")
 }
 
 func wants(names []string) string {
@@ -152,6 +209,17 @@ func wants(names []string) string {
 		return "no arguments"
 	}
 	return strings.Join(names, " ")
+}
+
+func count(n int) string {
+	switch n {
+	case 0:
+		return "none"
+	case 1:
+		return "1 argument"
+	default:
+		return fmt.Sprintf("%d arguments", n)
+	}
 }
 
 // usageError is a mistake in how pgstow was called: exit 64.

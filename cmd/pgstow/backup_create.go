@@ -93,7 +93,7 @@ func createBackup(ctx context.Context, e *environment, conf *config.Config, o ba
 	bar.finish()
 	var partial *backup.PartialError
 	if err != nil && !errors.As(err, &partial) {
-		return err
+		return withState(ctx, "backup create", err, "no backup was made of this; what the repository had before is untouched, and running it again is safe")
 	}
 	if asJSON {
 		if jsonErr := e.printJSON(backupAsJSON(catalog.BackupSummary{BackupHeader: header})); jsonErr != nil {

@@ -1,10 +1,14 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/urfave/cli/v2"
 
 	"pgstow/backup"
 	"pgstow/catalog"
@@ -38,7 +42,7 @@ func exitCode(err error) int {
 		return exitUsage
 	case errors.As(err, &partial), isPartial(err):
 		return exitPartial
-	case errors.Is(err, catalog.ErrNoRepository), errors.Is(err, catalog.ErrFormatTooNew), errors.Is(err, object.ErrFormat):
+	case errors.Is(err, catalog.ErrNoRepository), errors.Is(err, storage.ErrNoStore), errors.Is(err, catalog.ErrFormatTooNew), errors.Is(err, object.ErrFormat):
 		return exitNoRepository
 	case errors.Is(err, catalog.ErrLeaseHeld), errors.Is(err, catalog.ErrLeaseLost), errors.Is(err, catalog.ErrInUse):
 		return exitLeaseHeld
@@ -61,29 +65,48 @@ func walExit(args []string, err error) int {
 
 // isWALPush and isWALFetch tell what PostgreSQL may have meant, however wrong the rest of the line is: a mistyped restore_command that ended
 // with 64 would be taken for the end of the archive.
-func isWALPush(args []string) bool  { return slices.Contains(args, "push") }
-func isWALFetch(args []string) bool { return slices.Contains(args, "fetch") }
+func isWALPush(args []string) bool  { return hasWord(args, "push") }
+func isWALFetch(args []string) bool { return isRecovery(args) || hasWord(args, "fetch") }
+
+// hasWord looks for a word anywhere in a line that is not plainly one of the commands for people: a backup may be labelled "push".
+func hasWord(args []string, word string) bool {
+	if len(args) > 1 && args[1] != "wal" && slices.ContainsFunc(newApp(&environment{}).Commands, func(c *cli.Command) bool { return c.HasName(args[1]) }) {
+		return false
+	}
+	return slices.Contains(args, word)
+}
+
+// isRecovery tells by the names that PostgreSQL gives to %p (RestoreArchivedFile in src/backend/access/transam/xlogarchive.c) that it is
+// recovery that called, whatever the command says.
+func isRecovery(args []string) bool {
+	return slices.ContainsFunc(args, func(arg string) bool {
+		name := filepath.Base(arg)
+		return name == "RECOVERYXLOG" || name == "RECOVERYHISTORY"
+	})
+}
 
 // report prints an error as every error of pgstow looks: what failed: why, then hints.
-func (e *environment) report(err error) {
+func (e *environment) report(err error, command string) {
 	e.message("%s", err)
-	for _, hint := range hints(err) {
+	for _, hint := range hints(err, command) {
 		_, _ = fmt.Fprintf(e.stderr, "hint: %s\n", hint)
 	}
 }
 
-// hints says what to do about an error, where that is known.
-func hints(err error) []string {
+// hints says what to do about an error of this command, where that is known.
+func hints(err error, command string) []string {
 	if text := catalog.Hint(err); text != "" {
 		return strings.Split(strings.TrimSpace(text), "\n")
 	}
 	switch {
 	case isUsage(err):
-		return []string{"pgstow COMMAND --help shows the options and examples"}
+		return []string{command + " --help shows the options and examples"}
+	case errors.Is(err, storage.ErrNoStore):
+		return []string{"the bucket or folder itself is missing: is the URL right, is it mounted, was it created by pgstow init?"}
 	case errors.Is(err, catalog.ErrNoRepository):
 		return []string{"make one with: pgstow init --repo URL --cluster NAME --pgdata DIR"}
-	case errors.Is(err, storage.ErrNoStore):
-		return []string{"the bucket or folder itself is missing: is the URL right, is it mounted, was it created?"}
+	case errors.Is(err, catalog.ErrNoBackup):
+		return []string{"pgstow backup list shows the ids"}
 	case errors.Is(err, storage.ErrPermission):
 		return []string{"the store refused the credentials: AWS_PROFILE, AWS_ACCESS_KEY_ID and the bucket's policy decide"}
 	case errors.Is(err, object.ErrNoIdentity):
@@ -92,4 +115,17 @@ func hints(err error) []string {
 		return []string{"none of the identities in that file opens this object; pgstow inspect shows the key generation it was made for"}
 	}
 	return nil
+}
+
+// withState adds to an error in which state it leaves things, and calls it an interruption if a signal ended the command.
+func withState(ctx context.Context, what string, err error, state string) error {
+	cause := context.Cause(ctx)
+	if cause != nil && (errors.Is(err, cause) || errors.Is(err, context.Canceled)) {
+		return &catalog.HintError{Err: fmt.Errorf("%s: interrupted: %w", what, cause), Hint: state}
+	}
+	hint := strings.TrimSpace(catalog.Hint(err) + "\n" + state)
+	if hint == "" {
+		return err
+	}
+	return &catalog.HintError{Err: err, Hint: hint}
 }

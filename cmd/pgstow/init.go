@@ -16,7 +16,6 @@ import (
 	"pgstow/cmd/internal/config"
 	"pgstow/storage"
 	"pgstow/storage/file"
-	"pgstow/storage/object"
 	"pgstow/storage/s3"
 	"pgstow/wal/pgcontrol"
 )
@@ -97,9 +96,7 @@ func initRepository(ctx context.Context, e *environment, conf *config.Config, o 
 	if err := report.commands(conf, o.writeConfig != ""); err != nil {
 		return err
 	}
-	for _, r := range conf.Recipients {
-		report.Recipients = append(report.Recipients, object.Fingerprint(r))
-	}
+	report.Recipients = repo.Fingerprints()
 	if o.json {
 		return e.printJSON(report)
 	}
@@ -110,10 +107,14 @@ func initRepository(ctx context.Context, e *environment, conf *config.Config, o 
 // mergeEncryption settles what the flags and the configuration say about encryption; saying nothing is not a choice.
 func mergeEncryption(conf *config.Config, o initOptions) error {
 	if len(o.recipients) > 0 {
-		conf.Recipients = o.recipients
+		if err := conf.Override("recipients", strings.Join(o.recipients, ",")); err != nil {
+			return usage("%s", err)
+		}
 	}
 	if o.plain {
-		conf.Encryption = "none"
+		if err := conf.Override("encryption", "none"); err != nil {
+			return usage("%s", err)
+		}
 	}
 	switch {
 	case conf.Encryption == "none" && len(conf.Recipients) > 0:
@@ -144,7 +145,11 @@ func createStore(ctx context.Context, conf *config.Config, create bool) error {
 			return fmt.Errorf("make the repository's folder: %w", err)
 		}
 	case create:
-		if err := s3.CreateBucket(ctx, s3Options(url)); err != nil && !errors.Is(err, storage.ErrExist) {
+		options, err := s3.FromURL(url)
+		if err != nil {
+			return usage("%s", err)
+		}
+		if err := s3.CreateBucket(ctx, options); err != nil && !errors.Is(err, storage.ErrExist) {
 			return fmt.Errorf("create the bucket %s: %w", url.Bucket, err)
 		}
 	}
@@ -225,7 +230,7 @@ type initReport struct {
 	Encrypted      bool     `json:"encrypted"`
 	Recipients     []string `json:"recipients,omitempty"` // fingerprints
 	Cluster        string   `json:"cluster"`
-	SystemID       uint64   `json:"system_id,omitempty"`
+	SystemID       uint64   `json:"system_id,string,omitempty"`
 	ArchiveCommand string   `json:"archive_command"`
 	RestoreCommand string   `json:"restore_command"`
 }

@@ -23,6 +23,10 @@ func main() {
 	// signals keep their default there.
 	if !isWALFetch(os.Args) {
 		ctx, stop = signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
+		// A second Ctrl-C ends at once.
+		context.AfterFunc(ctx, stop)
+		// A reader of our output that goes away must not end a backup; who is told of SIGPIPE gets an error from the write instead.
+		signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	}
 	code := run(ctx, e)
 	stop()

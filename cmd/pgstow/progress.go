@@ -53,6 +53,7 @@ func (p *progress) update(done, total int64) {
 
 func (p *progress) draw() {
 	if p.bar == nil {
+		p.e.showBar(p)
 		p.pool = mpb.New(mpb.WithOutput(p.e.stderr), mpb.WithWidth(40))
 		p.bar = p.pool.AddBar(p.total,
 			mpb.PrependDecorators(decor.Name(p.title+" "), decor.CountersKibiByte("% .1f / % .1f")),
@@ -66,7 +67,11 @@ func (p *progress) draw() {
 func (p *progress) line(now time.Time) string {
 	seconds := now.Sub(p.start).Seconds()
 	rate := float64(p.done) / max(seconds, 0.001)
-	text := fmt.Sprintf("%s of %s, %s/s", humanize.IBytes(uint64(p.done)), humanize.IBytes(uint64(p.total)), humanize.IBytes(uint64(rate)))
+	text := bytesText(p.done)
+	if p.total > 0 {
+		text += " of " + bytesText(p.total)
+	}
+	text += ", " + humanize.IBytes(uint64(rate)) + "/s"
 	if rate > 0 && p.total > p.done {
 		text += ", " + time.Duration(float64(p.total-p.done)/rate*float64(time.Second)).Round(time.Second).String() + " left"
 	}
@@ -81,7 +86,14 @@ func (p *progress) note(format string, args ...any) {
 		_, _ = fmt.Fprintf(p.pool, "pgstow: "+format+"\n", args...)
 		return
 	}
-	p.e.message(format, args...)
+	_, _ = fmt.Fprintf(p.e.stderr, "pgstow: "+format+"\n", args...)
+}
+
+// showBar makes messages appear above p, or, with nil, as plain lines again.
+func (e *environment) showBar(p *progress) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.bar = p
 }
 
 // finish ends the bar. It must be called before the result is printed, on success and failure alike.
@@ -91,6 +103,7 @@ func (p *progress) finish() {
 	if p.bar == nil {
 		return
 	}
+	p.e.showBar(nil)
 	if p.done >= p.total {
 		p.bar.SetTotal(p.total, true)
 	} else {

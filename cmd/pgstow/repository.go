@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"sync"
 	"time"
 
 	"filippo.io/age"
@@ -18,9 +19,6 @@ import (
 	"pgstow/storage/s3"
 )
 
-// defaultInFlight bounds the requests under way at once where the configuration does not.
-const defaultInFlight = 32
-
 // openStore opens the store behind a repository's URL, with the limits and the retries of this configuration around it.
 func openStore(ctx context.Context, e *environment, conf *config.Config, total time.Duration) (storage.Store, error) {
 	if conf.Repo == "" {
@@ -34,12 +32,45 @@ func openStore(ctx context.Context, e *environment, conf *config.Config, total t
 	if err != nil {
 		return nil, fmt.Errorf("open the repository: %w", err)
 	}
-	inFlight := conf.InFlight
-	if inFlight == 0 {
-		inFlight = defaultInFlight
+	store = limit.New(store, limit.Options{BytesPerSecond: conf.RateLimit, InFlight: conf.InFlight})
+	return retry.New(store, retry.Policy{Total: total}, (&retryLog{e: e}).told), nil
+}
+
+// retryInterval is how often retries are told after the first: in an outage many requests fail at once, again and again.
+const retryInterval = 10 * time.Second
+
+// retryLog tells of retries, now and then.
+type retryLog struct {
+	e      *environment
+	mu     sync.Mutex
+	last   time.Time
+	silent int // retries since the last line
+}
+
+func (r *retryLog) told(event retry.Event) {
+	r.mu.Lock()
+	now := time.Now()
+	if now.Sub(r.last) < retryInterval {
+		r.silent++
+		r.mu.Unlock()
+		return
 	}
-	store = limit.New(store, limit.Options{BytesPerSecond: conf.RateLimit, InFlight: inFlight})
-	return retry.New(store, retry.Policy{Total: total}, func(event retry.Event) { e.message("%s", event) }), nil
+	text := retryText(event)
+	if r.silent > 0 {
+		text += fmt.Sprintf("; %d more retries since the last line", r.silent)
+	}
+	r.last, r.silent = now, 0
+	r.mu.Unlock()
+	r.e.message("%s", text)
+}
+
+// retryText says what did not work and when it is tried again.
+func retryText(event retry.Event) string {
+	what := event.Op
+	if event.Key != "" {
+		what += " " + event.Key
+	}
+	return fmt.Sprintf("%s: try %d failed: %s; the next in %s", what, event.Try, event.Err, event.Wait.Round(time.Millisecond))
 }
 
 func openScheme(ctx context.Context, url storage.URL) (storage.Store, error) {
@@ -47,13 +78,11 @@ func openScheme(ctx context.Context, url storage.URL) (storage.Store, error) {
 	case "file":
 		return file.Open(file.Options{Root: url.Path})
 	default:
-		return s3.Open(ctx, s3Options(url))
-	}
-}
-
-func s3Options(url storage.URL) s3.Options {
-	return s3.Options{
-		Bucket: url.Bucket, Prefix: url.Prefix, Endpoint: url.Query.Get("endpoint"), Region: url.Query.Get("region"), CAFile: url.Query.Get("ca_file"),
+		options, err := s3.FromURL(url)
+		if err != nil {
+			return nil, usage("%s", err)
+		}
+		return s3.Open(ctx, options)
 	}
 }
 

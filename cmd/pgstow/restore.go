@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -132,7 +134,7 @@ func runRestore(ctx context.Context, e *environment, conf *config.Config, o rest
 	}})
 	bar.finish()
 	if err != nil {
-		return err
+		return withState(ctx, "restore", err, unfinished(plan.Directory))
 	}
 	if asJSON {
 		return e.printJSON(restoreJSON{plan, result})
@@ -141,6 +143,14 @@ func runRestore(ctx context.Context, e *environment, conf *config.Config, o rest
 		result.Duration.Round(100*time.Millisecond), bytesText(result.BytesRead))
 	e.printf("start the server to recover: pg_ctl -D %s start\n", shellQuote(plan.Directory))
 	return nil
+}
+
+// unfinished says what may be done with a directory that a restore has left before its end; "" if it cannot be told.
+func unfinished(dir string) string {
+	if _, err := os.Stat(filepath.Join(dir, "global", "pg_control")); !errors.Is(err, os.ErrNotExist) {
+		return ""
+	}
+	return dir + " is not complete and cannot be started: it has no global/pg_control; the same command again goes on where this one stopped"
 }
 
 type restoreJSON struct {

@@ -80,6 +80,7 @@ instead of ending recovery early. A standby is told 1 when the store cannot be r
 			if err != nil {
 				return err
 			}
+			e.fetched = true
 			return archive.Fetch(c.Context, archive.FetchOptions{
 				Options: base, Deadline: conf.FetchDeadline, Timeline: choice.ID, Incomplete: c.Bool("incomplete"), StopAtHole: c.Bool("stop-at-hole"),
 			}, args[0], args[1])

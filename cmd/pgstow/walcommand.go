@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"pgstow/cmd/internal/config"
+	"pgstow/storage/object"
 )
 
 func program() string { return "pgstow " + version }
@@ -36,7 +37,7 @@ func walCommandLine(conf *config.Config, verb string, operands ...string) (strin
 	}
 	for _, setting := range []struct{ key, value string }{
 		{"repo", conf.Repo}, {"cluster", conf.Cluster}, {"spool", conf.Spool}, {"encryption", conf.Encryption},
-		{"recipients", strings.Join(conf.Recipients, ",")}, {"identity_file", conf.IdentityFile},
+		{"recipients", strings.Join(fingerprints(conf.Recipients), ",")}, {"identity_file", conf.IdentityFile},
 	} {
 		source := conf.Source(setting.key)
 		if setting.value == "" || source == "default" || source == conf.File || setting.key == "identity_file" && verb == "push" {
@@ -53,6 +54,18 @@ func walCommandLine(conf *config.Config, verb string, operands ...string) (strin
 		words = append(words, "--"+strings.ReplaceAll(setting.key, "_", "-"), shellQuote(value))
 	}
 	return strings.Join(append(words, operands...), " "), nil
+}
+
+// fingerprints names recipients shortly: a post-quantum one has some 1950 characters, too many for a command line that people read.
+func fingerprints(recipients []string) []string {
+	short := make([]string, len(recipients))
+	for i, r := range recipients {
+		short[i] = r
+		if strings.HasPrefix(r, "age1") {
+			short[i] = object.Fingerprint(r)
+		}
+	}
+	return short
 }
 
 // shellQuote makes a word of text for the shell that PostgreSQL runs its commands with; a % is doubled since PostgreSQL replaces %p and %f.

@@ -39,7 +39,7 @@ type Config struct {
 	Compression      string        // "fastest" or "default"
 	Workers          int           // parallel workers of backup and restore, 0: one per core
 	RateLimit        int64         // bytes per second to and from the store, 0: no limit
-	InFlight         int           // requests to the store at once, 0: the default
+	InFlight         int           // requests to the store at once
 	PushDeadline     time.Duration // a push gives up after this
 	FetchDeadline    time.Duration // a fetch outside standby mode gives up after this
 	StoreDeadline    time.Duration // one store operation of the other commands gives up after this, retries included
@@ -52,6 +52,7 @@ type Config struct {
 // Defaults of the keys that have one.
 const (
 	DefaultCluster        = "main"
+	DefaultInFlight       = 32
 	DefaultPushDeadline   = 60 * time.Second
 	DefaultFetchDeadline  = 15 * time.Minute
 	DefaultStoreDeadline  = 2 * time.Minute
@@ -83,7 +84,19 @@ func durationKey(name string, field func(*Config) *time.Duration) key {
 		}
 		*field(c) = d
 		return nil
-	}, func(c *Config) string { return field(c).String() }}
+	}, func(c *Config) string { return durationText(*field(c)) }}
+}
+
+// durationText writes 15m, not 15m0s.
+func durationText(d time.Duration) string {
+	text := d.String()
+	if short, ok := strings.CutSuffix(text, "m0s"); ok {
+		text = short + "m"
+	}
+	if short, ok := strings.CutSuffix(text, "h0m"); ok {
+		text = short + "h"
+	}
+	return text
 }
 
 func oneOf(name string, field func(*Config) *string, allowed ...string) key {
@@ -96,11 +109,11 @@ func oneOf(name string, field func(*Config) *string, allowed ...string) key {
 	}, func(c *Config) string { return *field(c) }}
 }
 
-func countKey(name string, field func(*Config) *int) key {
+func countKey(name string, least int, field func(*Config) *int) key {
 	return key{name, func(c *Config, v string) error {
 		n, err := strconv.Atoi(v)
-		if err != nil || n < 0 {
-			return fmt.Errorf("%q is not a number of zero or more", v)
+		if err != nil || n < least {
+			return fmt.Errorf("%q is not a number of %d or more", v, least)
 		}
 		*field(c) = n
 		return nil
@@ -132,12 +145,12 @@ func keys() []key {
 			return nil
 		}, func(c *Config) string { return strconv.FormatBool(c.AllowUnsafeStore) }},
 		oneOf("compression", func(c *Config) *string { return &c.Compression }, "fastest", "default"),
-		countKey("workers", func(c *Config) *int { return &c.Workers }),
+		countKey("workers", 0, func(c *Config) *int { return &c.Workers }),
 		{"rate_limit", func(c *Config, v string) (err error) {
 			c.RateLimit, err = ParseBytes(v)
 			return err
 		}, func(c *Config) string { return strconv.FormatInt(c.RateLimit, 10) }},
-		countKey("in_flight", func(c *Config) *int { return &c.InFlight }),
+		countKey("in_flight", 1, func(c *Config) *int { return &c.InFlight }),
 		durationKey("push_deadline", func(c *Config) *time.Duration { return &c.PushDeadline }),
 		durationKey("fetch_deadline", func(c *Config) *time.Duration { return &c.FetchDeadline }),
 		durationKey("store_deadline", func(c *Config) *time.Duration { return &c.StoreDeadline }),
@@ -157,7 +170,7 @@ type Sources struct {
 // warning is fatal: for `wal push` and `wal fetch` it must not be (a stray variable must never stop archiving), elsewhere it is.
 func Load(s Sources) (*Config, []string, error) {
 	c := &Config{
-		Cluster: DefaultCluster, Compression: "fastest", PushDeadline: DefaultPushDeadline, FetchDeadline: DefaultFetchDeadline,
+		Cluster: DefaultCluster, Compression: "fastest", InFlight: DefaultInFlight, PushDeadline: DefaultPushDeadline, FetchDeadline: DefaultFetchDeadline,
 		StoreDeadline: DefaultStoreDeadline, ArchiveTimeout: DefaultArchiveTimeout, sources: map[string]string{},
 	}
 	environ, path := settingsIn(s.Environ), s.File
@@ -290,6 +303,12 @@ func (c *Config) Settings() []Setting {
 		all = append(all, Setting{Key: k.name, Value: k.get(c), Source: source})
 	}
 	return all
+}
+
+// Override sets a key as its flag would: for a command that has options of its own for what is also a setting.
+func (c *Config) Override(name, value string) error {
+	_, err := c.apply("flag", map[string]string{name: value})
+	return err
 }
 
 // Source tells where a key's value came from: "default", "environment", "flag" or the file's name.

@@ -98,7 +98,7 @@ func TestEverySettingIsListedOnce(t *testing.T) {
 		}
 		seen[s.Key] = s.Value
 	}
-	if seen["rate_limit"] != "52428800" || seen["fetch_deadline"] != "15m0s" || seen["cluster"] != "main" {
+	if seen["rate_limit"] != "52428800" || seen["fetch_deadline"] != "15m" || seen["cluster"] != "main" {
 		t.Errorf("settings: %v", seen)
 	}
 }
