@@ -24,10 +24,6 @@ func walCommandLine(conf *config.Config, verb string, operands ...string) (strin
 		path = filepath.Join(filepath.Dir(own), "pgstow-wal")
 	}
 	words := []string{shellQuote(path), verb}
-	if verb == "fetch" {
-		// Until its main has begun, a Go program that is told to quit exits with 2, which recovery would take for the end of the archive.
-		words = append([]string{"GOTRACEBACK=crash"}, words...)
-	}
 	if conf.File != "" && conf.File != config.DefaultFile {
 		file, err := filepath.Abs(conf.File)
 		if err != nil {
@@ -53,7 +49,13 @@ func walCommandLine(conf *config.Config, verb string, operands ...string) (strin
 		}
 		words = append(words, "--"+strings.ReplaceAll(setting.key, "_", "-"), shellQuote(value))
 	}
-	return strings.Join(append(words, operands...), " "), nil
+	words = append(words, operands...)
+	if verb == "fetch" {
+		// Until its main has begun, a Go program that is told to quit, or that gets too little memory to start, exits with 2, which recovery
+		// would take for the end of the archive.
+		words = append(words, "|| exit $(($? == 2 ? 126 : $?))")
+	}
+	return strings.Join(words, " "), nil
 }
 
 // fingerprints names recipients shortly: a post-quantum one has some 1950 characters, too many for a command line that people read.

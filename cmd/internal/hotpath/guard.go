@@ -25,8 +25,9 @@ const PushFailed = 1
 // which recovery stops and can be started again. `pg_ctl stop -m immediate` sends SIGQUIT to the whole process group of the server's
 // startup process. SIGTERM and SIGINT must be left at their default, which is death by that signal. No core is wanted of any of it.
 //
-// What happens before main (the runtime fails to start a thread, SIGQUIT within the first millisecond) is covered only by GOTRACEBACK
-// in the environment; Exec sets it for the program it starts.
+// What happens before main is not covered: SIGQUIT within the first millisecond, a thread or memory that the runtime does not get. Exec
+// sets GOTRACEBACK for the program it starts, which helps but where memory is short; the restore_command that `pgstow init` and `pgstow
+// restore` write turns code 2 into 126 in the shell, which covers all of it.
 func Guard() {
 	debug.SetTraceback("crash")
 	var limit syscall.Rlimit
