@@ -188,7 +188,7 @@ func (w *Writer) add(stored, plain []byte, check bool) error {
 
 // verifyFrame proves that stored decodes to plain.
 func verifyFrame(stored []byte, e entry, plain, buf []byte) ([]byte, error) {
-	got, err := decodeFrame(stored, e, 0, buf)
+	got, err := decodeWith(comparingDecoder, stored, e, 0, buf)
 	if err != nil {
 		return buf, fmt.Errorf("object writer: frame does not decode after encoding: %w", err)
 	}
