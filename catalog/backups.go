@@ -202,18 +202,18 @@ func (r *Repository) History(ctx context.Context, ref ClusterRef, tli wal.Timeli
 	key := ref.HistoryKey(tli)
 	stored, _, err := storage.ReadAll(ctx, r.Store, key, maxHistory)
 	if err != nil {
-		return nil, fmt.Errorf("history of timeline %d: %w", tli, err)
+		return nil, fmt.Errorf("history of timeline %d: %s: %w", tli, key, err)
 	}
 	obj, err := object.Open(stored, r.identities)
 	if err != nil {
-		return nil, fmt.Errorf("history of timeline %d: %w", tli, identityHint(err))
+		return nil, fmt.Errorf("history of timeline %d: %s: %w", tli, key, identityHint(err))
 	}
 	if oh := obj.Header(); oh.Kind != object.KindHistory || oh.Name != wal.HistoryName(tli).String() {
 		return nil, fmt.Errorf("history of timeline %d: %s is a %s named %q", tli, key, oh.Kind, oh.Name)
 	}
 	plain, err := obj.Plain()
 	if err != nil {
-		return nil, fmt.Errorf("history of timeline %d: %w", tli, err)
+		return nil, fmt.Errorf("history of timeline %d: %s: %w", tli, key, err)
 	}
 	return wal.ParseHistory(tli, plain)
 }

@@ -52,14 +52,14 @@ func (s *StoredSegments) Header(ctx context.Context, tli wal.TimelineID, n wal.S
 	key := s.wal.Ref.WALKey(name, "")
 	head, _, err := storage.ReadRange(ctx, s.repo.Store, key, storage.Range{Length: object.HeaderSize}, object.HeaderSize)
 	if err != nil {
-		return f, fmt.Errorf("header of %s: %w", name, err)
+		return f, fmt.Errorf("header of %s: %w", key, err)
 	}
 	h, err := object.ParseHeader(head)
 	if err == nil {
 		err = s.checkHeader(h, object.KindWAL, name)
 	}
 	if err != nil {
-		return f, fmt.Errorf("header of %s: %w", name, err)
+		return f, fmt.Errorf("header of %s: %w", key, err)
 	}
 	f = factOfHeader(h)
 	s.mu.Lock()

@@ -12,6 +12,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"pgstow/catalog"
 	"pgstow/cmd/internal/config"
 	"pgstow/storage"
 	"pgstow/storage/object"
@@ -89,6 +90,9 @@ func inspect(ctx context.Context, e *environment, conf *config.Config, key strin
 	if strings.HasSuffix(key, ".json") {
 		if !json.Valid(stored) {
 			return fmt.Errorf("%s is not valid JSON", key)
+		}
+		if err := catalog.CheckControl(key, stored); err != nil {
+			return err
 		}
 		content := json.RawMessage(stored)
 		report.Kind, report.Content, report.Verified = "control", &content, "valid JSON"
