@@ -63,7 +63,7 @@ fmt: ## gofmt all files
 ## -- tests
 
 .PHONY: test
-test: deps ## all tests, end to end included, on PostgreSQL 15 and MinIO (PKG=./wal/... RUN=regexp to choose)
+test: deps ## all tests, end to end included: PostgreSQL 15, recovery on 13 to 18, MinIO (PKG=./wal/... RUN=regexp to choose)
 	$(REQUIRE) $(GOTEST) -timeout 20m $(PKG)
 
 .PHONY: test-short
@@ -71,7 +71,7 @@ test-short: ## what needs less than a minute
 	$(GOTEST) -short -timeout 5m $(PKG)
 
 .PHONY: test-matrix
-test-matrix: deps $(addprefix postgres-,$(MAJORS)) ## the tests over all majors (MAJORS="13 17")
+test-matrix: deps ## the tests over all majors (MAJORS="13 17")
 	$(REQUIRE) PGSTOW_TEST_MAJORS='$(MAJORS)' $(GOTEST) -timeout 60m $(PKG)
 
 .PHONY: race
@@ -92,7 +92,7 @@ fuzz: ## every fuzz target for FUZZTIME=10s
 	done
 
 .PHONY: bench
-bench: deps build ## whole runs of pgstow against tar and zstd, as ratios (ARGS="-scale 20 -only file")
+bench: debian minio build ## whole runs of pgstow against tar and zstd, as ratios (ARGS="-scale 20 -only file")
 	PGSTOW_TEST_BIN=$(CURDIR)/bin go run ./test/bench $(ARGS)
 
 .PHONY: demo
@@ -102,7 +102,7 @@ demo: debian build $(if $(filter minio,$(STORE)),minio) ## back up, destroy, res
 ## -- what they need
 
 .PHONY: deps
-deps: debian minio
+deps: debian minio $(addprefix postgres-,13 14 15 16 17 18)
 
 .PHONY: debian
 debian: ## PostgreSQL 15 and its clients, zstd, age, jq, by apt-get

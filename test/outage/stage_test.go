@@ -67,6 +67,7 @@ func majors(t *testing.T) []int {
 // eachMajor runs a test on each version.
 func eachMajor(t *testing.T, f func(t *testing.T, major int)) {
 	t.Helper()
+	t.Parallel()
 	for _, major := range majors(t) {
 		t.Run(strconv.Itoa(major), func(t *testing.T) {
 			t.Parallel()
