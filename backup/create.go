@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"pgstow/backup/pgconf"
 	"pgstow/backup/source"
 	"pgstow/catalog"
 	"pgstow/wal"
@@ -185,7 +186,7 @@ func configFiles(dir string, f facts) (externals []source.External, settings map
 	for _, name := range []string{"config_file", "hba_file", "ident_file"} {
 		files = append(files, f.configFiles[name])
 	}
-	files = append(files, f.included...)
+	files = append(files, pgconf.Files(f.configFiles["config_file"])...)
 	externals = source.ExternalsOf(dir, files)
 	for _, x := range externals {
 		key := x.File

@@ -65,6 +65,9 @@ type WaitingEvent struct {
 	// LastFailed and LastFailedAt are what pg_stat_archiver says; zero if nothing.
 	LastFailed   string
 	LastFailedAt time.Time
+	// Standby: on an idle primary the last segment is archived only after SELECT
+	// pg_switch_wal() there.
+	Standby bool
 	// Stop is the LSN that the archive must reach.
 	Stop wal.LSN
 }

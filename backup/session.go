@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 
 	"pgstow/catalog"
 	"pgstow/wal"
@@ -36,7 +35,6 @@ type facts struct {
 	walLevel      string
 	statsTempDir  string            // PostgreSQL 14 and older
 	configFiles   map[string]string // setting -> path
-	included      []string          // further configuration files, where the role may ask
 }
 
 func (f facts) major() int { return f.version / 10000 }
@@ -136,21 +134,7 @@ func (s *session) learn(ctx context.Context) error {
 			s.configFiles[name] = *v
 		}
 	}
-	return s.learnIncluded(ctx)
-}
-
-// learnIncluded lists the files that the configuration includes. Only superusers
-// may ask unless they were granted it; it is no loss otherwise.
-func (s *session) learnIncluded(ctx context.Context) error {
-	rows, err := s.conn.Query(ctx, "SELECT DISTINCT sourcefile FROM pg_file_settings WHERE sourcefile IS NOT NULL ORDER BY 1")
-	if err == nil {
-		s.included, err = pgx.CollectRows(rows, pgx.RowTo[string])
-	}
-	var denied *pgconn.PgError
-	if errors.As(err, &denied) && denied.Code == "42501" {
-		return nil
-	}
-	return err
+	return nil
 }
 
 // systemIDScanner reads the system identifier: the server prints the 64 bits as a

@@ -58,6 +58,9 @@ func standbyBackup(t *testing.T, major int) {
 			if k := manifests(t, store); len(k) != 0 {
 				t.Errorf("committed before the WAL was proven: %v", k)
 			}
+			if !w.Standby {
+				t.Error("the wait is not told to be a standby's")
+			}
 			if w.Waited > 0 {
 				primary.SwitchWAL()
 			}

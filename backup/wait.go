@@ -53,7 +53,7 @@ func (c *creation) waitForWAL(ctx context.Context, s *session, p WALProof) error
 		if least < 0 || left < least {
 			least, since, between = left, time.Now(), askFirst
 		}
-		w := WaitingEvent{Missing: missing, Left: left, Waited: time.Since(since), Stop: p.Stop}
+		w := WaitingEvent{Missing: missing, Left: left, Waited: time.Since(since), Stop: p.Stop, Standby: p.Standby}
 		if !p.Standby {
 			if w.LastFailed, w.LastFailedAt, err = s.archiver(ctx); err != nil {
 				return fmt.Errorf("ask pg_stat_archiver: %w", err)

@@ -147,6 +147,26 @@ func (f *File) Remove(match func(name string) bool) []Setting {
 	return removed
 }
 
+// Replace puts other lines into the place of those for which edit says so: one for each setting that it returns, or none.
+func (f *File) Replace(edit func(Setting) (instead []Setting, ok bool)) error {
+	var out File
+	for _, l := range f.lines {
+		if l.setting != nil {
+			if instead, ok := edit(*l.setting); ok {
+				for _, s := range instead {
+					if err := out.Append(s.Name, s.Value); err != nil {
+						return err
+					}
+				}
+				continue
+			}
+		}
+		out.lines = append(out.lines, l)
+	}
+	f.lines = out.lines
+	return nil
+}
+
 // Append adds `name = 'value'` as the last line. It fails on a value that no configuration file can hold.
 func (f *File) Append(name, value string) error {
 	if t := next([]byte(name), 0); (t.kind != tokenID && t.kind != tokenQualifiedID) || t.start != 0 || t.end != len(name) {

@@ -125,6 +125,15 @@ func TestReadTree(t *testing.T) {
 	if len(problems) != 1 || !strings.Contains(problems[0].Error(), "gone") {
 		t.Errorf("problems: %v", problems)
 	}
+	// Files without a setting count too.
+	write("sub/conf.d/15.conf", "# nothing\n")
+	var files []string
+	for _, f := range pgconf.Files(filepath.Join(dir, "postgresql.conf")) {
+		files = append(files, strings.TrimPrefix(f, dir+"/"))
+	}
+	if want := []string{"postgresql.conf", "sub/one.conf", "sub/conf.d/10.conf", "sub/conf.d/15.conf", "sub/conf.d/20.conf"}; !reflect.DeepEqual(files, want) {
+		t.Errorf("files %v, want %v", files, want)
+	}
 }
 
 func TestReadTreeEndsOnACycle(t *testing.T) {

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"sort"
 	"strings"
 )
@@ -29,9 +30,18 @@ func ReadTree(path string) (settings []Found, problems []error) {
 	return w.settings, w.problems
 }
 
+// Files names the configuration file at path and every file that it includes, in the order in which the server reads
+// them, each once. Those that cannot be read are left out: the server would not start with them, or does without.
+func Files(path string) []string {
+	w := walker{}
+	w.file(path, 0, false)
+	return w.files
+}
+
 type walker struct {
 	settings []Found
 	problems []error
+	files    []string
 }
 
 func (w *walker) file(path string, depth int, strict bool) {
@@ -45,6 +55,9 @@ func (w *walker) file(path string, depth int, strict bool) {
 			w.problems = append(w.problems, err)
 		}
 		return
+	}
+	if !slices.Contains(w.files, path) {
+		w.files = append(w.files, path)
 	}
 	f := Parse(data)
 	for _, e := range f.Errors() {

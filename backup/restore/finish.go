@@ -7,8 +7,9 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
-	"path/filepath"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -61,30 +62,52 @@ func (r *runner) settings(ctx context.Context) error {
 	return r.sync.sync(ctx)
 }
 
-// editConfigs takes out of configuration files that lay outside of the data directory what points out of it.
+// editConfigs takes out of configuration files that lay outside of the data directory what points out of it, and lets them
+// include one another where they are now.
 func (r *runner) editConfigs() error {
-	for _, id := range r.content.config {
-		path := r.content.table.path(id)
-		if filepath.Base(path) != mainConf {
-			continue
-		}
-		old, err := readLimited(r.w.place(path), maxConf)
-		if err != nil {
-			return err
-		}
-		f := pgconf.Parse(old)
-		if len(f.Remove(outsideSettings)) == 0 {
-			continue
-		}
-		edited := f.Bytes()
-		if err := r.w.writeFile(path, edited, fs.FileMode(r.content.table.state(id).mode)); err != nil {
-			return err
-		}
-		if r.edited == nil {
-			r.edited = make(map[fileID][]byte)
-		}
-		r.edited[id] = edited
+	if !r.plan.WithConfig {
+		return nil
 	}
+	in := includesOf(r.content.header)
+	for i := range r.content.table.len() {
+		id := fileID(i)
+		path := r.content.table.path(id)
+		outside := slices.Contains(r.content.config, id)
+		if path != mainConf && (!outside || !slices.Contains(slices.Collect(maps.Values(in.from)), path)) {
+			continue // not a file of settings
+		}
+		if err := r.editConfig(id, in, outside); err != nil {
+			return fmt.Errorf("%s: %w", path, err)
+		}
+	}
+	return nil
+}
+
+func (r *runner) editConfig(id fileID, in includes, outside bool) error {
+	path := r.content.table.path(id)
+	old, err := readLimited(r.w.place(path), maxConf)
+	if err != nil {
+		return err
+	}
+	f := pgconf.Parse(old)
+	changed, warnings, err := in.edit(f, outside)
+	if err != nil {
+		return err
+	}
+	for _, w := range warnings {
+		r.warn("configuration: " + path + ": " + w)
+	}
+	if removed := outside && len(f.Remove(outsideSettings)) > 0; !removed && !changed {
+		return nil
+	}
+	edited := f.Bytes()
+	if err := r.w.writeFile(path, edited, fs.FileMode(r.content.table.state(id).mode)); err != nil {
+		return err
+	}
+	if r.edited == nil {
+		r.edited = make(map[fileID][]byte)
+	}
+	r.edited[id] = edited
 	return nil
 }
 

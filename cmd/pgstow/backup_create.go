@@ -130,6 +130,9 @@ func showBackupEvent(bar *progress, event backup.Event) {
 }
 
 func archiverFailure(v backup.WaitingEvent) string {
+	if v.Standby {
+		return "; if the primary is idle, run SELECT pg_switch_wal() there"
+	}
 	if v.LastFailed == "" {
 		return ""
 	}
