@@ -148,6 +148,19 @@ func TestNothingElseIsAbsence(t *testing.T) {
 	}
 }
 
+// TestFetchHoldsToThePins: the common case reads the file alone and not what the repository says of itself, so the file has to agree.
+func TestFetchHoldsToThePins(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.push(plainSegment, historyFile)
+	for _, pins := range []catalog.Pins{{}, {Recipients: []string{"sha256:x"}}, {Identities: newKey(t).ids}} {
+		for _, name := range []string{plainSegment, historyFile} {
+			w.wantFetchError(name, catalog.ErrRecipients, 126, func(o *archive.FetchOptions) { o.Pins = pins })
+		}
+	}
+	w.wantFetched(plainSegment, fixture(t, plainSegment))
+}
+
 func TestStandbyIsToldThatNothingIsProven(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

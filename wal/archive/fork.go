@@ -95,6 +95,9 @@ func (f *fetch) openSmall(stored []byte, name wal.FileName) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	if !o.Header().Encrypted && !f.Pins.EncryptionNone {
+		return nil, errPlain
+	}
 	if h := o.Header(); h.Name != name.String() || h.SystemID != f.server.ref.SystemID || h.Kind != kindOf(name.Kind) {
 		return nil, fmt.Errorf("%w: it is %s %q of system id %d", errMisplaced, h.Kind, h.Name, h.SystemID)
 	}

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"syscall"
 
+	"pgstow/catalog"
 	"pgstow/storage"
 	"pgstow/storage/object"
 	"pgstow/wal"
@@ -22,6 +23,11 @@ type localError struct{ err error }
 
 func (e *localError) Error() string { return e.err.Error() }
 func (e *localError) Unwrap() error { return e.err }
+
+var errPlain = &catalog.HintError{
+	Err:  fmt.Errorf("it is not encrypted, which this host does not allow: %w", catalog.ErrRecipients),
+	Hint: "set encryption = \"none\", if plain backups are what you want",
+}
 
 // get reads an object into place. storage.ErrNotExist is passed on.
 func (f *fetch) get(ctx context.Context, w *watch, key string) error {
@@ -62,9 +68,12 @@ func (f *fetch) receive(w *watch, r io.Reader) error {
 	return t.install(f.dst)
 }
 
-// checkHeader compares an object's header with what was asked for.
+// checkHeader compares an object's header with what was asked for, and with what this host expects of the repository: whoever may write
+// there must not be able to hand plain text to a host that expects encryption.
 func (f *fetch) checkHeader(h object.Header, name string) error {
 	switch {
+	case !h.Encrypted && !f.Pins.EncryptionNone:
+		return errPlain
 	case h.Name != name:
 		return fmt.Errorf("%w: it is %q", errMisplaced, h.Name)
 	case h.SystemID != f.server.ref.SystemID:
