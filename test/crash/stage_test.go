@@ -127,7 +127,8 @@ func withSegments(t *testing.T, o world.Options) (*world.World, []string) {
 	o.Conf = map[string]string{"wal_keep_size": "1GB"}
 	w := world.New(t, o)
 	s := w.Server
-	s.PgbenchInit(3)
+	s.PgbenchInit(1)
+	s.Exec("CREATE TABLE noise AS SELECT sha512(random()::text::bytea) FROM generate_series(1, 200000)") // does not compress
 	s.SwitchWAL()
 	s.Exec("SELECT pg_create_restore_point('tail')")
 	current := s.Value("SELECT pg_walfile_name(pg_current_wal_insert_lsn())")
