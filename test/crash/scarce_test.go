@@ -66,7 +66,8 @@ func (s *scarce) Fill() {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	for zeros := make([]byte, 4096); err == nil; _, err = f.Write(zeros) { //nolint:revive // all is in the header
+	for zeros := make([]byte, 4096); err == nil; {
+		_, err = f.Write(zeros)
 	}
 	if !errors.Is(err, unix.ENOSPC) {
 		s.t.Fatalf("filling: %v", err)
