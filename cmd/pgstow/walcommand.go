@@ -82,7 +82,7 @@ func shellQuote(text string) string {
 	return "'" + strings.ReplaceAll(text, "'", `'\''`) + "'"
 }
 
-// confQuote makes a value of postgresql.conf.
+// confQuote makes a value of postgresql.conf, in which a backslash escapes.
 func confQuote(text string) string {
-	return "'" + strings.ReplaceAll(text, "'", "''") + "'"
+	return "'" + strings.NewReplacer("'", "''", `\`, `\\`).Replace(text) + "'"
 }

@@ -42,3 +42,30 @@ func TestTheRestoreCommandGivesNoCodeOfTheRuntime(t *testing.T) {
 		t.Errorf("%q, %v", push, err)
 	}
 }
+
+// The scanner of postgresql.conf takes a backslash in a string for an escape (GUC_scanstr in src/backend/utils/misc/guc-file.l), and the
+// shell's way to write a quote has one.
+func TestConfQuote(t *testing.T) {
+	conf := &config.Config{WALProgram: `/it's a\n odd/pgstow-wal`}
+	line, err := walCommandLine(conf, "push", "%p")
+	if err != nil {
+		t.Fatal(err)
+	}
+	quoted := confQuote(line)
+	var got strings.Builder
+	for text := quoted[1 : len(quoted)-1]; text != ""; {
+		switch {
+		case strings.HasPrefix(text, `''`), strings.HasPrefix(text, `\\`):
+			got.WriteByte(text[0])
+			text = text[2:]
+		case text[0] == '\'', text[0] == '\\':
+			t.Fatalf("%s: %q stands alone", quoted, text[0])
+		default:
+			got.WriteByte(text[0])
+			text = text[1:]
+		}
+	}
+	if got.String() != line {
+		t.Errorf("got %q, want %q", got.String(), line)
+	}
+}
