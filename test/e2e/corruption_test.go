@@ -126,15 +126,15 @@ func positions(key string, size int) []int {
 
 // TestCorruption flips a byte in each object of a repository, one at a time. Whoever needs the object must fail and name it, or get what is right.
 func TestCorruption(t *testing.T) {
+	if testing.Short() {
+		t.Skip("restores once for each byte that is flipped")
+	}
 	for _, encrypted := range []bool{false, true} {
 		name := "plain"
 		if encrypted {
 			name = "encrypted"
 		}
 		t.Run(name, func(t *testing.T) {
-			if encrypted && testing.Short() {
-				t.Skip("the plain repository is enough for -short")
-			}
 			world.EachStore(t, func(t *testing.T, store string) {
 				r := newRuin(t, world.Options{Store: store, Encrypted: encrypted})
 				kinds := map[string]int{}
@@ -196,12 +196,11 @@ func (r *ruin) damaged(t *testing.T, key string) string {
 	}
 	dir := r.NewDir("restored")
 	res := r.RunRestore(dir)
-	switch {
-	case res.Code == 0:
+	if res.Code == 0 {
 		if d := treeDiff(r.tree, tree(t, dir)); d != "" {
 			t.Errorf("the restore succeeded with wrong bytes: %s", d)
 		}
-	default:
+	} else {
 		refused = true
 		r.names(t, res, key)
 		if _, err := os.Stat(filepath.Join(dir, "global", "pg_control")); err == nil {
@@ -245,6 +244,9 @@ func kindOf(t *testing.T, key string) string {
 
 // TestCutObjects: what is left of an object after its end was lost is never taken for the whole, wherever the cut is.
 func TestCutObjects(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes half a minute")
+	}
 	t.Parallel()
 	r := newRuin(t, world.Options{})
 	for _, key := range r.Keys("") {

@@ -60,6 +60,9 @@ func standalone(t *testing.T, store string, archiving bool) {
 
 // TestStandaloneNeedsNoArchive removes all archived WAL before the restore.
 func TestStandaloneNeedsNoArchive(t *testing.T) {
+	if testing.Short() {
+		t.Skip("TestStandalone is enough")
+	}
 	t.Parallel()
 	w := world.New(t, world.Options{})
 	w.Server.Exec("CREATE TABLE t AS SELECT generate_series(1, 1000) AS i")

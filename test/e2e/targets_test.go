@@ -113,6 +113,9 @@ func TestTargets(t *testing.T) {
 
 // TestTargetActions: pause and go on, promote, shut down.
 func TestTargetActions(t *testing.T) {
+	if testing.Short() {
+		t.Skip("TestTargets is enough")
+	}
 	world.EachStore(t, func(t *testing.T, store string) {
 		h := newHistory(t, world.Options{Store: store})
 		target := []string{"--to-name", h.steps[2].name}
