@@ -32,8 +32,9 @@ type pushFile struct {
 // maxSmall bounds history and backup history files. Real ones have a few hundred bytes.
 const maxSmall = 16 << 20
 
-// mapFrom is the size from which a segment is mapped instead of read, and its object built in a file, so that memory stays bounded.
-const mapFrom = 64 << 20
+// mapFrom is the size above which a segment is mapped instead of read, and its object built in a file, so that memory stays bounded. What is
+// mapped are pages of files, which the kernel can take back.
+const mapFrom = 16 << 20
 
 func openFile(path string) (*pushFile, error) {
 	p := &pushFile{path: path, base: filepath.Base(path)}
