@@ -145,6 +145,10 @@ func openSpool(e *environment, call hotpath.Call) *spool.Spool {
 		e.message("warning: no spool: %s", err)
 		return nil
 	}
+	if len(place.Roots) == 0 {
+		e.message("warning: no spool: neither PGSTOW_SPOOL nor HOME says where it may be")
+		return nil
+	}
 	s, err := spool.Create(place.Name, place.Roots...)
 	if err != nil {
 		e.message("warning: no spool: %s", err)
