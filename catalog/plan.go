@@ -105,6 +105,9 @@ type Plan struct {
 	Path         []WALPart // WAL from the backup's start on, in order, as far as the archive reaches without a hole
 	WALEnd       wal.LSN   // where that ends
 	NeedsArchive bool      // false: the backup's own WAL is enough
+	// AtEnd: the target is the end of a cold backup, and no WAL follows it. Recovery must be given no target: it ends there by
+	// itself, and would fail for want of a record that tells it that the target is reached.
+	AtEnd bool
 
 	StopLSN    wal.LSN   // where recovery ends, if that is known in advance: LSN, name, immediate; else 0
 	StopTime   time.Time // of the last commit in the archive for TargetLatest; of the restore point; zero if not known

@@ -240,6 +240,8 @@ func (p *planner) try(ctx context.Context, c candidate) (Plan, error) {
 		plan.NeedsArchive = false
 		plan.Notes = append(plan.Notes, "the archive has no WAL behind the backup: recovery ends where the backup ends")
 	}
+	// The server looks for a target record by record, and behind the checkpoint of a cold backup there may be none.
+	plan.AtEnd = p.t.Kind == TargetImmediate && c.b.Start == c.b.Stop && c.b.WALIncluded && len(path.parts) == 0
 	return plan, nil
 }
 

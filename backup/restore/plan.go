@@ -182,6 +182,12 @@ func newPlanned(repo *catalog.Repository, o Options, dir string, chosen catalog.
 			p.Action = ActionPause
 		}
 	}
+	if chosen.AtEnd {
+		if p.Action != ActionPromote {
+			p.Warnings = append(p.Warnings, fmt.Sprintf("the backup is of a stopped server and no WAL follows it: recovery ends at once, and the server opens for writing instead of action %s", p.Action))
+		}
+		p.Action, p.target = ActionPromote, catalog.Target{}
+	}
 	if o.Standby || o.TakeOver {
 		p.ArchiveMode = "kept"
 	}

@@ -1,6 +1,7 @@
 package restore
 
 import (
+	"slices"
 	"time"
 
 	"pgstow/catalog"
@@ -115,5 +116,6 @@ func (p Planned) recovery() recovery {
 	return recovery{
 		target: p.target, action: p.Action, timeline: p.Timeline, command: p.RestoreCommand, standby: p.Standby,
 		connInfo: p.PrimaryConnInfo, slot: p.PrimarySlotName, archiveOff: !p.TakeOver && !p.Standby,
+		inPlace: slices.ContainsFunc(p.Tablespaces, func(t PlannedTablespace) bool { return t.InPlace }),
 	}
 }

@@ -156,6 +156,52 @@ func TestOffline(t *testing.T) {
 	}
 }
 
+// The end of a cold backup can be asked for: there is no record at which the server could see that it is reached.
+func TestOfflineImmediate(t *testing.T) {
+	for _, major := range pg.Majors(t) {
+		t.Run(strconv.Itoa(major), func(t *testing.T) {
+			s := pg.New(t, pg.Options{Major: major})
+			s.Exec("CREATE TABLE kept AS SELECT 1 n")
+			s.Stop(pg.Fast)
+			repo, _ := newRepo(t, nil)
+			if _, err := backup.Create(t.Context(), repo, backup.CreateOptions{Cluster: "main", PGData: s.Dir, Offline: true}); err != nil {
+				t.Fatal(err)
+			}
+			o := options(t)
+			o.Target, o.Action = catalog.Target{Kind: catalog.TargetImmediate}, restore.ActionPause
+			if p, _ := mustRestore(t, repo, o); len(p.Warnings) == 0 || p.Action != restore.ActionPromote {
+				t.Errorf("not a word of the action: %+v", p)
+			}
+			r := pg.Restored(t, o.Directory, pg.Options{Major: major})
+			r.WaitPrimary()
+			if got := r.Value("SELECT n FROM kept"); got != "1" {
+				t.Errorf("got %s", got)
+			}
+		})
+	}
+}
+
+// Tablespaces in place are restored where they are, and the server lets them be although nobody set what it wants set.
+func TestInPlaceTablespace(t *testing.T) {
+	for _, major := range pg.Majors(t) {
+		t.Run(strconv.Itoa(major), func(t *testing.T) {
+			s := pg.New(t, pg.Options{Major: major})
+			s.Exec("ALTER ROLE CURRENT_USER SET allow_in_place_tablespaces = on") // which recovery does not see
+			s.Exec("CREATE TABLESPACE here LOCATION ''")
+			s.Exec("CREATE TABLE inside TABLESPACE here AS SELECT 1 n")
+			repo, _ := newRepo(t, nil)
+			create(t, repo, s, backup.WALInclude)
+			o := options(t)
+			mustRestore(t, repo, o)
+			r := pg.Restored(t, o.Directory, pg.Options{Major: major})
+			r.WaitPrimary()
+			if got := r.Value("SELECT n FROM inside"); got != "1" {
+				t.Errorf("got %s", got)
+			}
+		})
+	}
+}
+
 // Targets of every kind, inclusive and exclusive, in an encrypted repository, with targets of an earlier recovery in
 // postgresql.conf.
 func TestTargets(t *testing.T) {

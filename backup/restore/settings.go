@@ -38,6 +38,7 @@ type recovery struct {
 	connInfo   string // primary_conninfo, of a standby
 	slot       string // primary_slot_name, of a standby
 	archiveOff bool
+	inPlace    bool // there are tablespaces in place
 }
 
 const (
@@ -45,6 +46,10 @@ const (
 	mainConf    = "postgresql.conf"
 	commentMark = "pgstow restore:"
 )
+
+// inPlaceSetting must be on when recovery reaches consistency, or it takes tablespaces in place for leftovers and panics
+// (CheckTablespaceDirectory in backend/access/transam/xlogrecovery.c).
+const inPlaceSetting = "allow_in_place_tablespaces"
 
 // targetNames are the settings of which at most one may be set. Even resetting one raises an error in the server while
 // another is set (guc assign_recovery_target_*), so the order of lines matters.
@@ -132,6 +137,9 @@ func (r recovery) lines(others []pgconf.Found, complete bool) []setting {
 	}
 	if r.archiveOff {
 		out = append(out, setting{"archive_mode", "off"})
+	}
+	if r.inPlace && elsewhere[inPlaceSetting] != "on" {
+		out = append(out, setting{inPlaceSetting, "on"})
 	}
 	return out
 }

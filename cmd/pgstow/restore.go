@@ -11,6 +11,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"pgstow/backup/pgconf"
 	"pgstow/backup/restore"
 	"pgstow/cmd/internal/config"
 )
@@ -141,7 +142,7 @@ func runRestore(ctx context.Context, e *environment, conf *config.Config, o rest
 	}
 	e.printf("restored %s in %d files in %s, %s read from the repository\n", bytesText(result.Bytes), result.Files,
 		result.Duration.Round(100*time.Millisecond), bytesText(result.BytesRead))
-	e.printf("start the server to recover: pg_ctl -D %s start\n", shellQuote(plan.Directory))
+	e.printf("start the server to recover: pg_ctl -D %s start\n", pgconf.ShellQuote(plan.Directory))
 	return nil
 }
 
