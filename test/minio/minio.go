@@ -2,6 +2,7 @@
 package minio
 
 import (
+	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -18,6 +19,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
@@ -180,8 +182,31 @@ func (s *Server) Stop() { s.end(syscall.SIGTERM) }
 // Kill ends it by SIGKILL.
 func (s *Server) Kill() { s.end(syscall.SIGKILL) }
 
-// Freeze stops the server's process, so that connections are accepted and requests hang; Thaw lets it go on.
-func (s *Server) Freeze() { _ = s.cmd.Process.Signal(syscall.SIGSTOP) }
+// Freeze stops the server's process, so that connections are accepted and requests hang; Thaw lets it go on. When it returns every
+// thread has stopped: on a busy machine one may still answer for a while after the signal.
+func (s *Server) Freeze() {
+	s.t.Helper()
+	_ = s.cmd.Process.Signal(syscall.SIGSTOP)
+	pg.Await(s.t, "MinIO to freeze", 30*time.Second, func() (bool, error) { return stopped(s.cmd.Process.Pid) })
+}
+
+// stopped tells whether all threads of a process are stopped: state T in /proc/PID/task/TID/stat, behind the name in parentheses.
+func stopped(pid int) (bool, error) {
+	stats, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+	if err != nil {
+		return false, err
+	}
+	for _, stat := range stats {
+		b, err := os.ReadFile(stat)
+		if err != nil {
+			continue // the thread has ended
+		}
+		if _, state, ok := strings.Cut(string(b[bytes.LastIndexByte(b, ')')+1:]), " "); !ok || !strings.HasPrefix(state, "T") {
+			return false, nil
+		}
+	}
+	return len(stats) > 0, nil
+}
 
 // Thaw ends Freeze.
 func (s *Server) Thaw() { _ = s.cmd.Process.Signal(syscall.SIGCONT) }
