@@ -88,16 +88,36 @@ func newApp(e *environment) *cli.App {
 func onUsageError(c *cli.Context, err error, _ bool) error {
 	text := err.Error()
 	if name, ok := strings.CutPrefix(text, "flag provided but not defined: -"); ok {
-		text = "unknown option --" + strings.TrimPrefix(name, "-")
-		if c != nil && c.Command != nil && len(c.Command.Flags) > 0 {
-			text += "; did you mean " + cli.SuggestFlag(c.Command.Flags, name, false) + "?"
-		}
+		name = "--" + strings.TrimPrefix(name, "-")
+		text = "unknown option " + name + meant(name, flagNames(c))
 	} else if name, ok := strings.CutPrefix(text, "flag needs an argument: -"); ok {
 		text = "the option --" + strings.TrimPrefix(name, "-") + " needs a value"
 	} else if m := badValue.FindStringSubmatch(text); m != nil {
-		text = "the option --" + m[2] + " cannot be " + m[1]
+		text = "the option --" + m[2] + " does not take " + m[1]
+		if isDuration(c, m[2]) {
+			text += ": a duration such as 90s or 26h is wanted"
+		}
 	}
 	return usage("%s", text)
+}
+
+func isDuration(c *cli.Context, name string) bool {
+	return c != nil && c.Command != nil && slices.ContainsFunc(c.Command.Flags, func(f cli.Flag) bool {
+		_, ok := f.(*cli.DurationFlag)
+		return ok && slices.Contains(f.Names(), name)
+	})
+}
+
+func flagNames(c *cli.Context) (names []string) {
+	if c == nil || c.Command == nil {
+		return nil
+	}
+	for _, f := range c.Command.Flags {
+		for _, name := range f.Names() {
+			names = append(names, "--"+name)
+		}
+	}
+	return names
 }
 
 // badValue matches what the flag package says of a value that it cannot read.
@@ -107,11 +127,11 @@ var badValue = regexp.MustCompile(`^invalid (?:boolean )?value (".*") for (?:fla
 func noCommand(c *cli.Context) error {
 	root := c.Command == nil || c.Command.Name == c.App.Name
 	if word := c.Args().First(); word != "" {
-		text := fmt.Sprintf("%q is not a command of %s", word, strings.TrimSpace(c.Command.HelpName))
-		if near := cli.SuggestCommand(c.Command.Subcommands, word); near != "" && near != "help" && near != "h" {
-			text += fmt.Sprintf("; did you mean %s?", near)
+		var names []string
+		for _, sub := range c.Command.Subcommands {
+			names = append(names, sub.Names()...)
 		}
-		return usage("%s", text)
+		return usage("%q is not a command of %s%s", word, strings.TrimSpace(c.Command.HelpName), meant(word, names))
 	}
 	if root {
 		return cli.ShowAppHelp(c)

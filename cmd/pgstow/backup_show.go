@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"sort"
+	"strconv"
 
 	"github.com/urfave/cli/v2"
 
@@ -109,7 +110,7 @@ func (e *environment) printBackup(b catalog.BackupSummary) {
 		line("encrypted", "only the clear header is readable without an identity")
 	} else {
 		line("method", "%s, %s", b.Method, b.Source)
-		line("server", "PostgreSQL %d, data checksums %s", b.PostgresVersion, onOff(b.ChecksumVersion != 0))
+		line("server", "PostgreSQL %s, data checksums %s", versionText(b), onOff(b.ChecksumVersion != 0))
 		line("size", "%s in %d files, %s stored in %d packs", bytesText(b.Bytes), b.Files, bytesText(b.BytesStored), b.Packs)
 	}
 	line("started", "%s at %s", timeText(b.StartedAt), b.Start)
@@ -147,6 +148,14 @@ func (e *environment) printFiles(files []fileJSON) {
 	for _, f := range files {
 		e.printf("%-5s%14d  %s\n", f.Type, f.Size, f.Path)
 	}
+}
+
+// versionText is the server's version; pg_control, from which a cold backup has it, knows only the major.
+func versionText(b catalog.BackupSummary) string {
+	if b.Source == catalog.SourceOffline || b.PostgresVersion < 10000 {
+		return strconv.Itoa(b.PostgresMajor)
+	}
+	return fmt.Sprintf("%d.%d", b.PostgresVersion/10000, b.PostgresVersion%10000)
 }
 
 func onOff(on bool) string {

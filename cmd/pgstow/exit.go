@@ -105,6 +105,10 @@ func hints(err error, command string) []string {
 		return []string{"the bucket or folder itself is missing: is the URL right, is it mounted, was it created by pgstow init?"}
 	case errors.Is(err, catalog.ErrNoRepository):
 		return []string{"make one with: pgstow init --repo URL --cluster NAME --pgdata DIR"}
+	case errors.Is(err, catalog.ErrFormatTooNew), errors.Is(err, object.ErrFormat):
+		return []string{"this is " + program() + "; use the version that wrote it, or a newer one"}
+	case errors.Is(err, catalog.ErrNoCluster):
+		return []string{"--cluster, PGSTOW_CLUSTER or cluster in the configuration name it; a first push or backup makes it"}
 	case errors.Is(err, catalog.ErrNoBackup):
 		return []string{"pgstow backup list shows the ids"}
 	case errors.Is(err, storage.ErrPermission):

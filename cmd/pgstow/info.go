@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -59,6 +60,12 @@ func infoCommand(e *environment) *cli.Command {
 				infos, err = repo.Clusters(c.Context)
 			} else {
 				infos, err = clusters(c.Context, c, repo, conf)
+			}
+			if errors.Is(err, catalog.ErrNoCluster) && conf.Source("cluster") != "flag" {
+				// A new repository, whose configuration names the cluster to come, is no mistake.
+				if all, listErr := repo.Clusters(c.Context); listErr == nil && len(all) == 0 {
+					err = nil
+				}
 			}
 			if err != nil {
 				return err

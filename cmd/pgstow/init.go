@@ -136,9 +136,15 @@ func createStore(ctx context.Context, conf *config.Config, create bool) error {
 	}
 	switch {
 	case url.Scheme == "file":
+		parent := filepath.Dir(url.Path)
 		if create {
-			if err := os.MkdirAll(filepath.Dir(url.Path), 0o755); err != nil {
+			if err := os.MkdirAll(parent, 0o755); err != nil {
 				return fmt.Errorf("make the folder of the repository: %w", err)
+			}
+		} else if _, err := os.Stat(parent); err != nil {
+			return &catalog.HintError{
+				Err:  fmt.Errorf("the folder above %s is missing: %w", url.Path, err),
+				Hint: "is it mounted? --create-bucket makes the folders above the repository's too",
 			}
 		}
 		if _, err := file.Create(file.Options{Root: url.Path}); err != nil && !errors.Is(err, storage.ErrExist) {
@@ -239,7 +245,7 @@ func (r *initReport) commands(conf *config.Config, viaFile bool) (err error) {
 	if viaFile {
 		// The file holds everything; flags would only repeat it.
 		only := *conf
-		only.Repo, only.Cluster = "", ""
+		only.Repo, only.Cluster, only.Encryption, only.Recipients, only.Spool = "", "", "", nil, ""
 		conf = &only
 	}
 	if r.ArchiveCommand, err = walCommandLine(conf, "push", "%p"); err != nil {

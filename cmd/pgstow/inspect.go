@@ -95,7 +95,7 @@ func inspect(ctx context.Context, e *environment, conf *config.Config, key strin
 			return err
 		}
 		content := json.RawMessage(stored)
-		report.Kind, report.Content, report.Verified = "control", &content, "valid JSON"
+		report.Kind, report.Content, report.Verified = "control", &content, "valid JSON, and its checksum where it has one"
 		return report.print(e, o.json)
 	}
 	plain, err := report.decode(conf, key, stored)
