@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -164,38 +165,78 @@ func foreign(name wal.FileName, h object.Header, why string) error {
 }
 
 // sameAsLocal compares an archived file with the one in pg_wal. The last segment
-// of a standby may not be whole yet: its bytes up to the stop count.
-func (a *archiveProver) sameAsLocal(ctx context.Context, p WALProof, name wal.FileName, key string, h object.Header) (bool, error) {
-	local, err := os.ReadFile(filepath.Join(p.WALDir, name.String()))
+// of a standby may not be whole yet: its bytes up to the stop count. Segments are
+// up to 1 GiB, so neither side is held in memory.
+func (a *archiveProver) sameAsLocal(ctx context.Context, p WALProof, name wal.FileName, key string, h object.Header) (same bool, err error) {
+	local, err := os.Open(filepath.Join(p.WALDir, name.String()))
 	if errors.Is(err, fs.ErrNotExist) && name.Kind == wal.HistoryFile {
 		return true, nil // the server does without it: what it was started from is in the archive
 	}
 	if err != nil {
 		return false, fmt.Errorf("compare with the server's own WAL: %w", err)
 	}
-	if sha256.Sum256(local) == h.PlainSHA256 {
+	defer func() { err = errors.Join(err, local.Close()) }()
+	sum := sha256.New()
+	if _, err := io.Copy(sum, local); err != nil {
+		return false, fmt.Errorf("compare with the server's own WAL: %w", err)
+	}
+	if bytes.Equal(sum.Sum(nil), h.PlainSHA256[:]) {
 		return true, nil
 	}
 	last := name.Kind == wal.Segment && name.Number(p.SegmentSize) == p.SegmentSize.PrevSegmentOf(p.Stop)
 	if !last {
 		return false, foreign(name, h, "it differs from the file in pg_wal")
 	}
-	plain, err := a.plain(ctx, key, h)
+	n := int64(p.Stop - p.SegmentSize.Start(name.Number(p.SegmentSize)))
+	equal, err := a.samePrefix(ctx, key, h, io.NewSectionReader(local, 0, n), n)
 	if errors.Is(err, object.ErrNoIdentity) || errors.Is(err, object.ErrWrongIdentity) {
 		return false, nil // until the local one is whole
 	}
+	if err == nil && !equal {
+		err = foreign(name, h, "it differs from the file in pg_wal before the backup's stop")
+	}
+	return equal, err
+}
+
+// samePrefix says whether the first n plain bytes of the object are those of local.
+// The object is read, and so verified, to its end.
+func (a *archiveProver) samePrefix(ctx context.Context, key string, h object.Header, local io.Reader, n int64) (equal bool, err error) {
+	if h.Encrypted && len(a.repo.Identities()) == 0 {
+		return false, object.ErrNoIdentity
+	}
+	body, _, err := a.repo.Store.Get(ctx, key, storage.Range{})
 	if err != nil {
 		return false, err
 	}
-	n := int(p.Stop - p.SegmentSize.Start(name.Number(p.SegmentSize)))
-	if len(plain) < n || len(local) < n || !bytes.Equal(plain[:n], local[:n]) {
-		return false, foreign(name, h, "it differs from the file in pg_wal before the backup's stop")
+	defer func() { err = errors.Join(err, body.Close()) }()
+	stream, err := object.DecodeStream(body, a.repo.Identities(), 0)
+	if err != nil {
+		return false, fmt.Errorf("%s: %w", key, err)
 	}
-	return true, nil
+	const portion = 64 << 10
+	ours, theirs := make([]byte, portion), make([]byte, portion)
+	equal = true
+	for left := n; left > 0 && equal; {
+		part := min(left, portion)
+		if _, err := io.ReadFull(stream, theirs[:part]); err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
+			return false, fmt.Errorf("%s: %w", key, err)
+		} else if err != nil {
+			return false, nil // it is shorter
+		}
+		if _, err := io.ReadFull(local, ours[:part]); err != nil {
+			return false, fmt.Errorf("compare with the server's own WAL: %w", err)
+		}
+		equal = bytes.Equal(ours[:part], theirs[:part])
+		left -= part
+	}
+	if _, err := io.Copy(io.Discard, stream); err != nil {
+		return false, fmt.Errorf("%s: %w", key, err)
+	}
+	return equal, nil
 }
 
-// maxWALObject bounds the stored size of a WAL file that is read whole.
-const maxWALObject = 2 << 30
+// maxWALObject bounds the stored size of a .backup file, which is read whole.
+const maxWALObject = 1 << 20
 
 func (a *archiveProver) plain(ctx context.Context, key string, h object.Header) ([]byte, error) {
 	if h.Encrypted && len(a.repo.Identities()) == 0 {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"testing"
 
@@ -225,4 +226,28 @@ func TestProveCounts(t *testing.T) {
 	if missing, left, err := prover.Prove(t.Context(), w.p); err != nil || left != 1 || missing[0] != w.backupName().String() {
 		t.Errorf("asked again: %v, %d left, error %v", missing, left, err)
 	}
+}
+
+// Segments may be large; the proof of them is small.
+func TestProveStandbyMemory(t *testing.T) {
+	repo, _ := newRepo(t)
+	w := newProofWorld(t, repo)
+	w.p.Standby, w.p.SegmentSize, w.p.Start, w.p.Stop = true, 64<<20, 0x4000028, 0xA000000
+	first, last := w.segment(1, 1), w.segment(1, 2)
+	segment := bytes.Repeat([]byte("0123456789abcdef"), 64<<20/16)
+	w.local(first, segment)
+	w.local(last, segment)
+	w.archive(first, object.KindWAL, segment)
+	segment[33<<20] ^= 1 // behind the stop
+	w.archive(last, object.KindWAL, segment)
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	w.want("both")
+	runtime.ReadMemStats(&after)
+	if took := (after.TotalAlloc - before.TotalAlloc) >> 20; took > 32 {
+		t.Errorf("the proof took %d MiB of memory", took)
+	}
+	segment[31<<20] ^= 1
+	w.archive(last, object.KindWAL, segment)
+	w.wantForeign("differs before the stop", last)
 }
