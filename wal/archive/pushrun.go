@@ -55,6 +55,9 @@ func (o *PushOptions) setDefaults() {
 	if o.Stall <= 0 {
 		o.Stall = DefaultPushStall
 	}
+	if o.PGData != "" && stopping(o.PGData) {
+		o.Stall = min(o.Stall, stoppingStall)
+	}
 }
 
 // total is the most time for a file of size bytes.
