@@ -166,7 +166,11 @@ func printPlan(e *environment, p restore.Planned) {
 	if p.Target.Exclusive {
 		target += ", exclusive"
 	}
-	line("target", "%s on timeline %d, then %s", target, p.Timeline, p.Action)
+	action := p.Action
+	if action == "" && !p.Standby { // the end of the archive: PostgreSQL promotes there
+		action = restore.ActionPromote
+	}
+	line("target", "%s", strings.TrimSuffix(fmt.Sprintf("%s on timeline %d, then %s", target, p.Timeline, action), ", then "))
 	if p.EndLSN != 0 {
 		line("", "recovery ends at %s %s", p.EndLSN, strings.TrimPrefix(timeText(p.EndTime), "-"))
 	}
