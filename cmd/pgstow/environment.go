@@ -26,8 +26,12 @@ type environment struct {
 	bar *progress // what is drawn on the terminal now; messages go above it
 }
 
-// isTerminal tells whether progress may be drawn on f.
-func isTerminal(f *os.File) bool { return term.IsTerminal(int(f.Fd())) }
+// isTerminal tells whether progress may be drawn on f. A terminal that does not know its size, such as a serial console, gets plain lines:
+// nothing would be drawn on it.
+func isTerminal(f *os.File) bool {
+	width, height, err := term.GetSize(int(f.Fd()))
+	return err == nil && width > 0 && height > 0
+}
 
 // printf writes a line of the result. An error is remembered by the resultWriter.
 func (e *environment) printf(format string, args ...any) {

@@ -57,7 +57,7 @@ func (p *progress) draw() {
 		p.pool = mpb.New(mpb.WithOutput(p.e.stderr), mpb.WithWidth(40))
 		p.bar = p.pool.AddBar(p.total,
 			mpb.PrependDecorators(decor.Name(p.title+" "), decor.CountersKibiByte("% .1f / % .1f")),
-			mpb.AppendDecorators(decor.Percentage(), decor.Name(" "), decor.AverageSpeed(decor.SizeB1024(0), "% .1f"), decor.Name(" left "), decor.AverageETA(decor.ET_STYLE_GO)),
+			mpb.AppendDecorators(decor.Percentage(), decor.Name(" "), decor.AverageSpeed(decor.SizeB1024(0), "% .1f"), decor.Name(", "), decor.AverageETA(decor.ET_STYLE_GO), decor.Name(" left")),
 		)
 	}
 	p.bar.SetTotal(p.total, false)
