@@ -86,6 +86,9 @@ func createBackup(ctx context.Context, e *environment, conf *config.Config, o ba
 	if err != nil {
 		return err
 	}
+	if err := provenStore(ctx, repo); err != nil {
+		return err
+	}
 	bar := e.newProgress("backup")
 	o.Events = func(event backup.Event) { showBackupEvent(bar, event) }
 	start := time.Now()

@@ -96,7 +96,11 @@ func (e *environment) report(err error, command string) {
 // hints says what to do about an error of this command, where that is known.
 func hints(err error, command string) []string {
 	if text := catalog.Hint(err); text != "" {
-		return strings.Split(strings.TrimSpace(text), "\n")
+		lines := strings.Split(strings.TrimSpace(text), "\n")
+		if errors.Is(err, catalog.ErrInUse) {
+			lines = append(lines, "pgstow backup delete --ignore-holds deletes it all the same")
+		}
+		return lines
 	}
 	switch {
 	case isUsage(err):

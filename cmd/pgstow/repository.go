@@ -96,7 +96,32 @@ func openRepository(ctx context.Context, e *environment, conf *config.Config) (*
 	if err != nil {
 		return nil, err
 	}
-	return catalog.Open(ctx, store, pins)
+	repo, err := catalog.Open(ctx, store, pins)
+	if err != nil {
+		return nil, err
+	}
+	if repo.Unsafe {
+		e.message("warning: %s", unsafeWarning)
+	}
+	return repo, nil
+}
+
+// unsafeWarning is said by every command on a store that was accepted by allow_unsafe_store.
+const unsafeWarning = "the store has no conditional writes: nothing protects WAL from being replaced by another server's (allow_unsafe_store)"
+
+// provenStore probes the store again where it is not the one that init probed: a bucket may have moved to another vendor.
+func provenStore(ctx context.Context, repo *catalog.Repository) error {
+	if !repo.ProbeStale() || repo.Unsafe {
+		return nil
+	}
+	found, err := probeStore(ctx, repo.Store, "repo/probe")
+	if err != nil {
+		return fmt.Errorf("probe %s, which is another address than init probed (%s): %w", repo.Store, repo.Probe.Store, err)
+	}
+	if !found.ConditionalPut {
+		return fmt.Errorf("%s is another address than init probed (%s): %w", repo.Store, repo.Probe.Store, catalog.ErrUnsafeStore)
+	}
+	return nil
 }
 
 // pinsOf is what this host's configuration demands of a repository.

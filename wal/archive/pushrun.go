@@ -157,6 +157,7 @@ func (o *PushOptions) store(ctx context.Context, repo *catalog.Repository, key s
 func (o *PushOptions) open(ctx context.Context, s server, p *pushFile) (*catalog.Repository, error) {
 	if b, ok := o.Spool.Record(archiveRecord, recordAge, o.Now()); ok && present(ctx, o.Store) {
 		if repo, err := catalog.OpenDescriptor(o.Store, o.Pins, b); err == nil {
+			o.warnOf(repo)
 			return repo, nil
 		}
 	}
@@ -167,6 +168,10 @@ func (o *PushOptions) open(ctx context.Context, s server, p *pushFile) (*catalog
 		return nil, explain(ctx, err)
 	}
 	w.moved()
+	o.warnOf(repo)
+	if repo.ProbeStale() {
+		o.warn("relying on the probe of %s on %s, which is another address than %s: run pgstow check", repo.Probe.Store, repo.Probe.Date.Format(time.DateOnly), o.Store)
+	}
 	if info, ok := s.clusterInfo(p.segment, o.Now(), o.Host); ok {
 		_, err = repo.EnsureCluster(ctx, info)
 	} else {
@@ -183,6 +188,13 @@ func (o *PushOptions) open(ctx context.Context, s server, p *pushFile) (*catalog
 		o.warn("the spool could not be written: %v", err)
 	}
 	return repo, nil
+}
+
+// warnOf says, at each push, what was accepted by allow_unsafe_store.
+func (o *Options) warnOf(repo *catalog.Repository) {
+	if repo.Unsafe {
+		o.warn("the store has no conditional writes: nothing protects WAL from being replaced by another server's (allow_unsafe_store)")
+	}
 }
 
 // present tells whether the store is known to be the one that was in use before. A bucket is, by its name.
