@@ -116,7 +116,7 @@ func hints(err error, command string) []string {
 	case errors.Is(err, catalog.ErrNoBackup):
 		return []string{"pgstow backup list shows the ids"}
 	case errors.Is(err, storage.ErrPermission):
-		return []string{"the store refused the credentials: AWS_PROFILE, AWS_ACCESS_KEY_ID and the bucket's policy decide"}
+		return []string{"with s3:// the credentials (AWS_PROFILE, AWS_ACCESS_KEY_ID) and the bucket's policy decide, with file:// the owner and mode of the folder"}
 	case errors.Is(err, object.ErrNoIdentity):
 		return []string{"the repository is encrypted: name the file with its identity by --identity-file or PGSTOW_IDENTITY_FILE"}
 	case errors.Is(err, object.ErrWrongIdentity):
