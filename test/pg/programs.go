@@ -4,12 +4,14 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 )
@@ -94,6 +96,9 @@ func buildPrograms() (string, error) {
 	if err != nil {
 		return "", err
 	}
+	if err := lookAtSources(root); err != nil {
+		return "", err
+	}
 	stage := filepath.Join(root, ".cache", "test-bin")
 	if err := os.MkdirAll(stage, 0o755); err != nil {
 		return "", err
@@ -110,6 +115,32 @@ func buildPrograms() (string, error) {
 		return "", fmt.Errorf("%w\n%s", err, out)
 	}
 	return publish(stage)
+}
+
+// lookAtSources asks for the state of each file that the programs are made of: so the go command learns that a test's result depends on them,
+// and does not take an old one from its cache.
+func lookAtSources(root string) error {
+	return filepath.WalkDir(root, func(path string, d os.DirEntry, err error) error {
+		if err != nil || d == nil {
+			return ignoreMissing(err)
+		}
+		name := d.Name()
+		switch {
+		case d.IsDir() && path != root && (name[0] == '.' || name == "test" || name == "testdata"):
+			return filepath.SkipDir
+		case !d.IsDir() && !strings.HasSuffix(name, "_test.go"):
+			_, err = os.Stat(path)
+		}
+		return ignoreMissing(err)
+	})
+}
+
+// ignoreMissing lets a file go that somebody has removed meanwhile.
+func ignoreMissing(err error) error {
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	return err
 }
 
 // publish copies the programs in stage to a folder that the server's user can read, named after their content, and drops those that nobody has asked
