@@ -38,8 +38,11 @@ func TestScripts(t *testing.T) {
 		RequireExplicitExec: true,
 		Cmds:                commands(),
 		Condition: func(cond string) (bool, error) {
-			if cond == "postgres" {
+			switch cond {
+			case "postgres":
 				return haveServer, nil
+			case "root":
+				return os.Getuid() == 0, nil
 			}
 			return false, errors.New("unknown condition " + cond)
 		},
