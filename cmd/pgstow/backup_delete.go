@@ -6,6 +6,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"pgstow/catalog"
+	"pgstow/cmd/internal/config"
 )
 
 type deletedJSON struct {
@@ -30,19 +31,7 @@ The only backup of a cluster is deleted only with --force.`,
 			&cli.BoolFlag{Name: "ignore-holds", Usage: "delete it although a restore that may still be running holds it"},
 			&cli.DurationFlag{Name: "wait", Value: 30 * time.Second, Usage: "watch a lease that is in the way for so long, to see whether its holder is alive"},
 		},
-		Action: func(c *cli.Context) error {
-			args, err := operands(c, "ID")
-			if err != nil {
-				return err
-			}
-			conf, err := settings(c, e, false)
-			if err != nil {
-				return err
-			}
-			repo, err := openRepository(c.Context, e, conf)
-			if err != nil {
-				return err
-			}
+		Action: onRepository(e, []string{"ID"}, func(c *cli.Context, repo *catalog.Repository, conf *config.Config, args []string) error {
 			b, err := findBackup(c.Context, c, repo, conf, args[0])
 			if err != nil {
 				return err
@@ -72,7 +61,7 @@ The only backup of a cluster is deleted only with --force.`,
 			}
 			e.printf("%s backup %s: %d packs, %s; %d packs are kept for other backups\n", verb, b.ID, len(deleted.Packs), bytesText(deleted.Bytes), deleted.Kept)
 			return nil
-		},
+		}),
 	}, `pgstow backup delete 20261124T154500Z-k3f9
 `)
 }

@@ -6,6 +6,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"pgstow/catalog"
+	"pgstow/cmd/internal/config"
 )
 
 // backupJSON is one backup as `backup list --json`, `backup show --json`, `backup create --json` and `info --json` print it.
@@ -59,18 +60,7 @@ func backupListCommand(e *environment) *cli.Command {
 		Name:  "list",
 		Usage: "list the backups of a cluster, newest last",
 		Flags: []cli.Flag{systemIDFlag(), jsonFlag()},
-		Action: func(c *cli.Context) error {
-			if _, err := operands(c); err != nil {
-				return err
-			}
-			conf, err := settings(c, e, false)
-			if err != nil {
-				return err
-			}
-			repo, err := openRepository(c.Context, e, conf)
-			if err != nil {
-				return err
-			}
+		Action: onRepository(e, nil, func(c *cli.Context, repo *catalog.Repository, conf *config.Config, _ []string) error {
 			infos, err := clusters(c.Context, c, repo, conf)
 			if err != nil {
 				return err
@@ -92,7 +82,7 @@ func backupListCommand(e *environment) *cli.Command {
 			}
 			e.printBackups(all)
 			return nil
-		},
+		}),
 	}, `pgstow backup list
 pgstow backup list --json | jq -r '.[-1].id'
 `)

@@ -8,6 +8,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"pgstow/catalog"
+	"pgstow/cmd/internal/config"
 )
 
 func backupShowCommand(e *environment) *cli.Command {
@@ -19,19 +20,7 @@ func backupShowCommand(e *environment) *cli.Command {
 			systemIDFlag(), jsonFlag(),
 			&cli.BoolFlag{Name: "files", Usage: "list its files too"},
 		},
-		Action: func(c *cli.Context) error {
-			args, err := operands(c, "ID|latest")
-			if err != nil {
-				return err
-			}
-			conf, err := settings(c, e, false)
-			if err != nil {
-				return err
-			}
-			repo, err := openRepository(c.Context, e, conf)
-			if err != nil {
-				return err
-			}
+		Action: onRepository(e, []string{"ID|latest"}, func(c *cli.Context, repo *catalog.Repository, conf *config.Config, args []string) error {
 			b, err := findBackup(c.Context, c, repo, conf, args[0])
 			if err != nil {
 				return err
@@ -52,7 +41,7 @@ func backupShowCommand(e *environment) *cli.Command {
 			}
 			e.printFiles(detail.FileList)
 			return nil
-		},
+		}),
 	}, `pgstow backup show latest
 pgstow backup show 20261124T154500Z-k3f9 --json
 `)

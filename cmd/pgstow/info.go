@@ -7,6 +7,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"pgstow/catalog"
+	"pgstow/cmd/internal/config"
 )
 
 type infoJSON struct {
@@ -43,19 +44,9 @@ func infoCommand(e *environment) *cli.Command {
 		Usage:       "show what can be restored: clusters, recovery windows, backups",
 		Description: `Without --cluster every cluster of the repository is shown.`,
 		Flags:       []cli.Flag{systemIDFlag(), jsonFlag()},
-		Action: func(c *cli.Context) error {
-			if _, err := operands(c); err != nil {
-				return err
-			}
-			conf, err := settings(c, e, false)
-			if err != nil {
-				return err
-			}
-			repo, err := openRepository(c.Context, e, conf)
-			if err != nil {
-				return err
-			}
+		Action: onRepository(e, nil, func(c *cli.Context, repo *catalog.Repository, conf *config.Config, _ []string) error {
 			var infos []catalog.ClusterInfo
+			var err error
 			if conf.Source("cluster") == "default" && c.String("system-id") == "" {
 				infos, err = repo.Clusters(c.Context)
 			} else {
@@ -83,7 +74,7 @@ func infoCommand(e *environment) *cli.Command {
 			}
 			out.print(e, repo)
 			return nil
-		},
+		}),
 	}, `pgstow info
 pgstow info --cluster main --json | jq '.clusters[].windows'
 `)

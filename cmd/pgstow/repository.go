@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"filippo.io/age"
+	"github.com/urfave/cli/v2"
 
 	"pgstow/catalog"
 	"pgstow/cmd/internal/config"
@@ -104,6 +105,25 @@ func openRepository(ctx context.Context, e *environment, conf *config.Config) (*
 		e.message("warning: %s", unsafeWarning)
 	}
 	return repo, nil
+}
+
+// onRepository makes the action of a command that people call on an open repository: settings, operands, pins and warnings come first.
+func onRepository(e *environment, names []string, do func(*cli.Context, *catalog.Repository, *config.Config, []string) error) cli.ActionFunc {
+	return func(c *cli.Context) error {
+		args, err := operands(c, names...)
+		if err != nil {
+			return err
+		}
+		conf, err := settings(c, e, false)
+		if err != nil {
+			return err
+		}
+		repo, err := openRepository(c.Context, e, conf)
+		if err != nil {
+			return err
+		}
+		return do(c, repo, conf, args)
+	}
 }
 
 // unsafeWarning is said by every command on a store that was accepted by allow_unsafe_store.

@@ -9,6 +9,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"pgstow/catalog"
+	"pgstow/cmd/internal/config"
 	"pgstow/wal"
 )
 
@@ -80,18 +81,7 @@ func walListCommand(e *environment) *cli.Command {
 		Usage:       "list the ranges and holes of the archived WAL",
 		Description: `A hole older than ten minutes ends the command with exit status 3: recovery cannot cross it.`,
 		Flags:       []cli.Flag{systemIDFlag(), jsonFlag()},
-		Action: func(c *cli.Context) error {
-			if _, err := operands(c); err != nil {
-				return err
-			}
-			conf, err := settings(c, e, false)
-			if err != nil {
-				return err
-			}
-			repo, err := openRepository(c.Context, e, conf)
-			if err != nil {
-				return err
-			}
+		Action: onRepository(e, nil, func(c *cli.Context, repo *catalog.Repository, conf *config.Config, _ []string) error {
 			infos, err := clusters(c.Context, c, repo, conf)
 			if err != nil {
 				return err
@@ -124,7 +114,7 @@ func walListCommand(e *environment) *cli.Command {
 				return &partialError{fmt.Sprintf("the archive of cluster %s has holes: %d segments are missing between others", conf.Cluster, overdue)}
 			}
 			return nil
-		},
+		}),
 	}, `pgstow wal list
 pgstow wal list --json | jq '.[].holes'
 `)
