@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"pgstow/backup/backupmanifest"
+	"pgstow/test/pg"
 )
 
 func TestText(t *testing.T) {
@@ -81,7 +82,7 @@ func TestWriteError(t *testing.T) {
 func TestVerifyBackup(t *testing.T) {
 	tools, _ := filepath.Glob("/usr/lib/postgresql/*/bin/pg_verifybackup")
 	if len(tools) == 0 {
-		t.Skip("no pg_verifybackup on this machine")
+		pg.Missing(t, "no pg_verifybackup on this machine")
 	}
 	tool := tools[len(tools)-1]
 	dir := t.TempDir()

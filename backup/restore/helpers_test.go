@@ -112,7 +112,7 @@ func verify(t *testing.T, dir string, args ...string) {
 	t.Helper()
 	tool, err := pg.ClientBin(15, "pg_verifybackup")
 	if err != nil {
-		t.Skip(err)
+		pg.Missing(t, err.Error())
 	}
 	if out, err := pg.Command(t.Context(), tool, append(args, "-e", dir)...).CombinedOutput(); err != nil {
 		t.Errorf("pg_verifybackup: %v\n%s", err, out)

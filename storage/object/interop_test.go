@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"pgstow/storage/object"
+	"pgstow/test/pg"
 )
 
 // The documentation promises that zstd and age alone recover the plain bytes.
@@ -68,7 +69,7 @@ func need(t *testing.T, tools ...string) {
 	t.Helper()
 	for _, tool := range tools {
 		if _, err := exec.LookPath(tool); err != nil {
-			t.Skipf("%s is not installed", tool)
+			pg.Missing(t, tool+" is not installed")
 		}
 	}
 }

@@ -62,10 +62,7 @@ func New(t pg.TB, o Options) *Server {
 	t.Helper()
 	bin, err := find()
 	if err != nil {
-		if os.Getenv("PGSTOW_TEST_REQUIRE") != "" {
-			t.Fatalf("%v", err)
-		}
-		t.Skipf("%v", err)
+		pg.Missing(t, err.Error())
 	}
 	dir := pg.TempDir(t)
 	s := &Server{
