@@ -58,7 +58,8 @@ func checkDirectory(dir string, want Marker, force bool) (resume bool, err error
 	if err != nil {
 		return false, err
 	}
-	if len(names) == 0 {
+	// A restore that was killed while it wrote its marker had not written anything else.
+	if len(names) == 0 || len(names) == 1 && names[0] == MarkerName+temporarySuffix {
 		return false, nil
 	}
 	if _, err := os.Lstat(filepath.Join(dir, "postmaster.pid")); !errors.Is(err, fs.ErrNotExist) && !force {

@@ -45,6 +45,7 @@ func TestDirectory(t *testing.T) {
 		{name: "absent"},
 		{name: "empty", files: map[string]string{}},
 		{name: "file in it", files: map[string]string{"x": ""}, why: "not empty (x)", hint: "empty or a new directory"},
+		{name: "killed while the marker was written", files: map[string]string{restore.MarkerName + ".pgstow": "{"}},
 		{name: "mount point", files: map[string]string{"lost+found": ""}, why: "not empty", hint: "mount point"},
 		{name: "forced does not overwrite", files: map[string]string{"PG_VERSION": "15"}, force: true, why: "not empty"},
 		{name: "running server", files: map[string]string{"postmaster.pid": "1", "PG_VERSION": "15"}, why: "postmaster.pid", hint: "--force"},

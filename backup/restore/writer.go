@@ -93,6 +93,9 @@ func (w *writer) makeDir(path string) error {
 	return nil
 }
 
+// temporarySuffix ends the name of a file that is not yet whole.
+const temporarySuffix = ".pgstow"
+
 // writeFile replaces a file by these bytes, durably: under another name first, then by rename.
 func (w *writer) writeFile(path string, data []byte, mode fs.FileMode) error {
 	return w.create(path, mode, func(out io.Writer) error {
@@ -104,7 +107,7 @@ func (w *writer) writeFile(path string, data []byte, mode fs.FileMode) error {
 // create is writeFile for contents that are made while they are written.
 func (w *writer) create(path string, mode fs.FileMode, fill func(io.Writer) error) error {
 	full := w.place(path)
-	temp := full + ".pgstow"
+	temp := full + temporarySuffix
 	f, err := openFile(temp)
 	if err != nil {
 		return noSpace(err)
