@@ -25,7 +25,8 @@ var layers = map[string][]string{
 	"cmd/pgstow":           {"*"},
 	"cmd/internal":         {"*"},
 	"cmd/internal/hotpath": {"wal/spool", "wal"},
-	"cmd/pgstow-wal":       {"cmd/internal/hotpath", "wal/spool", "wal"},
+	"cmd/internal/detach":  {},
+	"cmd/pgstow-wal":       {"cmd/internal/hotpath", "cmd/internal/detach", "wal/spool", "wal"},
 
 	"backup": {"catalog", "wal/archive", "wal/pgcontrol", "wal/page", "wal", "storage/object", "storage"},
 
@@ -49,7 +50,7 @@ var layers = map[string][]string{
 var isolated = []string{"storage", "wal", "catalog"}
 
 // standardOnly packages use the standard library and our own packages only: the server calls them for every segment, or anybody may use them.
-var standardOnly = []string{"cmd/pgstow-wal", "cmd/internal/hotpath", "wal", "wal/spool", "wal/pgcontrol", "wal/page", "storage"}
+var standardOnly = []string{"cmd/pgstow-wal", "cmd/internal/hotpath", "cmd/internal/detach", "wal", "wal/spool", "wal/pgcontrol", "wal/page", "storage"}
 
 // dependencies are the modules, or parts of them, that may be imported, and by whom. "test" may import all of them.
 var dependencies = map[string][]string{

@@ -1,0 +1,267 @@
+package spool_test
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"pgstow/wal/spool"
+)
+
+const (
+	kind = "push"
+	// farBeyond is longer than any test waits: who waits for it is woken by something else, or not at all.
+	farBeyond = time.Hour
+)
+
+// holder is another process that has a claim; flock is util-linux's.
+func holder(t *testing.T, path string) *exec.Cmd {
+	t.Helper()
+	tool, err := exec.LookPath("flock")
+	if err != nil {
+		t.Skip("no flock program")
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), tool, "--no-fork", path, "sh", "-c", "echo held; exec cat")
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = in.Close()
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	})
+	if _, err := out.Read(make([]byte, 5)); err != nil {
+		t.Fatal(err)
+	}
+	return cmd
+}
+
+func claimFile(s *spool.Spool, name string) string {
+	return filepath.Join(s.Dir(), "claims", kind+"."+name)
+}
+
+func silent(t *testing.T, path string) {
+	t.Helper()
+	past := time.Now().Add(-time.Hour)
+	if err := os.Chtimes(path, past, past); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestClaimIsForOne(t *testing.T) {
+	s, _ := create(t)
+	c, ok := s.Claim(kind, segmentName)
+	if !ok || !c.Held() {
+		t.Fatal("no claim")
+	}
+	if _, ok := s.Claim(kind, segmentName); ok {
+		t.Fatal("a second claim of the same name")
+	}
+	other, ok := s.Claim(kind, walName(7))
+	if !ok {
+		t.Fatal("no claim of another name")
+	}
+	fetch, ok := s.Claim("fetch", segmentName)
+	if !ok {
+		t.Fatal("no claim of another kind")
+	}
+	other.Release()
+	fetch.Release()
+	c.Release()
+	if _, err := os.Lstat(claimFile(s, segmentName)); !os.IsNotExist(err) {
+		t.Fatalf("the file of a released claim is still there: %v", err)
+	}
+	c, ok = s.Claim(kind, segmentName)
+	if !ok {
+		t.Fatal("no claim after its release")
+	}
+	c.Release()
+}
+
+func TestClaimOfAProcessThatDied(t *testing.T) {
+	s, _ := create(t)
+	cmd := holder(t, claimFile(s, segmentName))
+	if _, ok := s.Claim(kind, segmentName); ok {
+		t.Fatal("claimed what another process has")
+	}
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = cmd.Wait()
+	c, ok := s.Claim(kind, segmentName)
+	if !ok {
+		t.Fatal("no claim after its holder died")
+	}
+	c.Release()
+}
+
+func TestClaimOfAHolderThatHangs(t *testing.T) {
+	s, _ := create(t)
+	old, ok := s.Claim(kind, segmentName)
+	if !ok {
+		t.Fatal("no claim")
+	}
+	silent(t, claimFile(s, segmentName))
+	if s.AwaitClaim(kind, segmentName, spool.ClaimStale) {
+		t.Fatal("waited for a holder that hangs")
+	}
+	c, ok := s.Claim(kind, segmentName)
+	if !ok {
+		t.Fatal("the claim was not taken over")
+	}
+	if old.Held() {
+		t.Fatal("the old holder still thinks that it has it")
+	}
+	old.Release()
+	if !c.Held() {
+		t.Fatal("the old holder released the new one's claim")
+	}
+	c.Release()
+}
+
+func TestAwaitClaim(t *testing.T) {
+	s, _ := create(t)
+	if s.AwaitClaim(kind, segmentName, farBeyond) {
+		t.Fatal("waited for nobody")
+	}
+	for what, end := range map[string]func(*spool.Claim, *exec.Cmd){
+		"released": func(c *spool.Claim, _ *exec.Cmd) { c.Release() },
+		"killed":   func(_ *spool.Claim, cmd *exec.Cmd) { _ = cmd.Process.Kill(); _ = cmd.Wait() },
+	} {
+		t.Run(what, func(t *testing.T) {
+			var c *spool.Claim
+			var cmd *exec.Cmd
+			if what == "killed" {
+				cmd = holder(t, claimFile(s, segmentName))
+			} else {
+				c, _ = s.Claim(kind, segmentName)
+			}
+			done := make(chan bool)
+			go func() { done <- s.AwaitClaim(kind, segmentName, farBeyond) }()
+			select {
+			case <-done:
+				t.Fatal("did not wait")
+			case <-time.After(50 * time.Millisecond):
+			}
+			end(c, cmd)
+			if !<-done {
+				t.Fatal("woken, but did not say that it had waited")
+			}
+		})
+	}
+}
+
+func TestAwaitClaimGivesUpOnSilence(t *testing.T) {
+	s, _ := create(t)
+	c, ok := s.Claim(kind, segmentName)
+	if !ok {
+		t.Fatal("no claim")
+	}
+	defer c.Release()
+	if !s.AwaitClaim(kind, segmentName, 20*time.Millisecond) { // returns at all: nobody releases
+		t.Fatal("did not wait")
+	}
+}
+
+func TestLock(t *testing.T) {
+	s, root := create(t)
+	lock, ok := s.Lock("worker", farBeyond)
+	if !ok || !s.Locked("worker", farBeyond) {
+		t.Fatal("no lock")
+	}
+	if _, ok := s.Lock("worker", farBeyond); ok {
+		t.Fatal("two locks of one kind")
+	}
+	silent(t, filepath.Join(s.Dir(), "worker.lock"))
+	if s.Locked("worker", time.Minute) {
+		t.Fatal("a holder that hangs counts")
+	}
+	if err := os.RemoveAll(root); err != nil {
+		t.Fatal(err)
+	}
+	if lock.Held() {
+		t.Fatal("held although the spool is gone")
+	}
+	lock.Release()
+	if _, ok := s.Lock("worker", farBeyond); ok {
+		t.Fatal("a lock in a spool that is gone")
+	}
+	if _, ok := s.Claim(kind, segmentName); ok {
+		t.Fatal("a claim in a spool that is gone")
+	}
+}
+
+func TestNothingIsClaimedWithoutASpool(t *testing.T) {
+	var s *spool.Spool
+	c, ok := s.Claim(kind, segmentName)
+	if ok || s.AwaitClaim(kind, segmentName, farBeyond) || s.Locked(kind, farBeyond) || c.Held() {
+		t.Fatal("something is claimed")
+	}
+	c.Beat()
+	c.Release()
+	s.DropClaims(kind)
+	s, _ = create(t)
+	for _, name := range []string{"", "../x", ".x", "a/b"} {
+		if _, ok := s.Claim(kind, name); ok {
+			t.Errorf("claimed %q", name)
+		}
+	}
+}
+
+func TestDropClaims(t *testing.T) {
+	s, _ := create(t)
+	c, ok := s.Claim(kind, segmentName)
+	if !ok {
+		t.Fatal("no claim")
+	}
+	left := claimFile(s, walName(9))
+	for _, path := range []string{left, filepath.Join(s.Dir(), "claims", "fetch."+segmentName)} {
+		if err := os.WriteFile(path, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.DropClaims(kind)
+	if _, err := os.Lstat(left); !os.IsNotExist(err) {
+		t.Errorf("a claim of nobody stays: %v", err)
+	}
+	if !c.Held() {
+		t.Error("somebody's claim was dropped")
+	}
+	if _, err := os.Lstat(filepath.Join(s.Dir(), "claims", "fetch."+segmentName)); err != nil {
+		t.Errorf("another kind was dropped: %v", err)
+	}
+	c.Release()
+}
+
+func TestClaimsOnDamagedFiles(t *testing.T) {
+	for _, d := range damages() {
+		t.Run(d.name, func(t *testing.T) {
+			s, _ := create(t)
+			c, ok := s.Claim(kind, segmentName)
+			if !ok {
+				t.Fatal("no claim")
+			}
+			c.Beat()
+			d.do(t, claimFile(s, segmentName))
+			s.AwaitClaim(kind, segmentName, time.Millisecond)
+			c.Beat()
+			c.Release()
+			if again, ok := s.Claim(kind, segmentName); ok {
+				again.Release()
+			}
+		})
+	}
+}
