@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"pgstow/storage"
+	"pgstow/storage/retry"
 )
 
 func listing(truncated bool, keys ...string) step {
@@ -73,12 +74,20 @@ func TestListFaults(t *testing.T) {
 		"fails on the way":    {[]step{listing(true, "pre/a"), {status: 503, code: "SlowDown"}}, nil, 1},
 		"cut":                 {[]step{{cut: true}}, nil, 0},
 		"half of a page":      {[]step{{status: 200, body: "<ListBucketResult><Contents><Key>pre/a</Key>"}}, nil, 0},
+		"empty answer":        {[]step{{status: 200}}, nil, 0},
+		"a web page":          {[]step{{status: 200, body: "<html><body>back in a minute</body></html>"}}, nil, 0},
+		"an error that is OK": {[]step{{status: 200, code: "InternalError"}}, nil, 0},
+		"another answer":      {[]step{{status: 200, body: "<DeleteResult></DeleteResult>"}}, nil, 0},
+		"then a web page":     {[]step{listing(true, "pre/a"), {status: 200, body: "<html></html>"}}, nil, 1},
 		"truncated, no token": {[]step{{status: 200, body: "<ListBucketResult><IsTruncated>true</IsTruncated></ListBucketResult>"}}, nil, 0},
 	} {
 		f, s := newFake(t, c.script...)
 		got, err := list(t, s, "", "")
 		if err == nil || c.want != nil && !errors.Is(err, c.want) || len(got) != c.keys {
 			t.Errorf("%s: %q, %v", name, got, err)
+		}
+		if retry.Retryable(err) != (c.want == nil) {
+			t.Errorf("%s: retryable is %v", name, retry.Retryable(err))
 		}
 		f.done()
 	}

@@ -84,6 +84,9 @@ func (w *walk) exactly(key string) error {
 	if err != nil {
 		return explain(err)
 	}
+	if err := isListing(out); err != nil {
+		return err
+	}
 	for _, o := range out.Contents {
 		if full, err := decodeKey(out.EncodingType, aws.ToString(o.Key)); err == nil && full == w.s.prefix+key {
 			return w.object(out, o, key)
@@ -107,6 +110,9 @@ func (w *walk) pages(prefix string) (int, error) {
 		if err != nil {
 			return n, explain(err)
 		}
+		if err := isListing(out); err != nil {
+			return n, err
+		}
 		for _, o := range out.Contents {
 			if err := w.listed(out, o, prefix, after); err != nil {
 				return n, err
@@ -120,6 +126,16 @@ func (w *walk) pages(prefix string) (int, error) {
 		}
 		in.ContinuationToken, in.StartAfter = out.NextContinuationToken, nil
 	}
+}
+
+// isListing tells a page without keys from an answer that is none: for an empty body and for a web page of something on the way that says
+// 200, the SDK gives an empty result, and an empty list is the proof that there is no more WAL. Every S3 server says whether a page is the
+// last one.
+func isListing(out *awss3.ListObjectsV2Output) error {
+	if out.IsTruncated == nil {
+		return errors.New("the answer is not a list of objects")
+	}
+	return nil
 }
 
 // listed takes one entry of a page: ours to yield, somebody else's, or not in order.
