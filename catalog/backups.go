@@ -173,22 +173,36 @@ func opaqueHeader(ref ClusterRef, oh object.Header) BackupHeader {
 	return h
 }
 
-// Histories reads the history files of the timelines of an index. Those that the host has no identity for are listed in
-// unread.
+// Histories reads the history files of the timelines of an index, several at a time. Those that the host has no identity
+// for are listed in unread.
 func (r *Repository) Histories(ctx context.Context, x *WALIndex) (read map[wal.TimelineID]wal.History, unread []wal.TimelineID, err error) {
-	read = map[wal.TimelineID]wal.History{}
-	for _, t := range x.Timelines {
+	found := make([]wal.History, len(x.Timelines))
+	group, gctx := errgroup.WithContext(ctx)
+	group.SetLimit(readParallel)
+	for i, t := range x.Timelines {
 		if !t.HasHistory {
 			continue
 		}
-		h, err := r.History(ctx, x.Ref, t.Timeline)
+		group.Go(func() error {
+			h, err := r.History(gctx, x.Ref, t.Timeline)
+			if errors.Is(err, object.ErrNoIdentity) || errors.Is(err, object.ErrWrongIdentity) {
+				return nil
+			}
+			found[i] = h
+			return err
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return nil, nil, err
+	}
+	read = map[wal.TimelineID]wal.History{}
+	for i, t := range x.Timelines {
 		switch {
-		case errors.Is(err, object.ErrNoIdentity), errors.Is(err, object.ErrWrongIdentity):
+		case !t.HasHistory:
+		case found[i] == nil:
 			unread = append(unread, t.Timeline)
-		case err != nil:
-			return nil, nil, err
 		default:
-			read[t.Timeline] = h
+			read[t.Timeline] = found[i]
 		}
 	}
 	return read, unread, nil
@@ -221,14 +235,21 @@ func (r *Repository) History(ctx context.Context, ref ClusterRef, tli wal.Timeli
 // Facts gathers what PlanRestore and Windows need of a cluster. Manifests that cannot be read are an error: a plan must
 // not silently pass over the newest backup.
 func (r *Repository) Facts(ctx context.Context, ref ClusterRef) (Facts, error) {
+	return r.FactsOf(ctx, ref, nil)
+}
+
+// FactsOf is Facts for a caller who has listed the archive already.
+func (r *Repository) FactsOf(ctx context.Context, ref ClusterRef, x *WALIndex) (Facts, error) {
 	info, err := r.Cluster(ctx, ref)
 	if err != nil {
 		return Facts{}, err
 	}
-	var f Facts
+	f := Facts{WAL: x}
 	group, gctx := errgroup.WithContext(ctx)
 	group.Go(func() (err error) { f.Backups, err = r.Backups(gctx, ref); return err })
-	group.Go(func() (err error) { f.WAL, err = r.ListWAL(gctx, ref, info.SegmentSize); return err })
+	if x == nil {
+		group.Go(func() (err error) { f.WAL, err = r.ListWAL(gctx, ref, info.SegmentSize); return err })
+	}
 	if err := group.Wait(); err != nil {
 		return f, err
 	}

@@ -139,7 +139,7 @@ func (r *Repository) clustersBelow(ctx context.Context, prefix string) ([]Cluste
 
 // firstKey is the first key below prefix and behind after.
 func firstKey(ctx context.Context, s storage.Store, prefix, after string) (key string, ok bool, err error) {
-	for info, err := range s.List(ctx, prefix, after) {
+	for info, err := range s.List(storage.WithFew(ctx, 1), prefix, after) {
 		if err != nil {
 			return "", false, err
 		}

@@ -156,18 +156,24 @@ func (s *StoredSegments) assemble(ctx context.Context, name wal.FileName, n wal.
 	start := size.Start(n)
 	seg := make([]byte, size)
 	end := start
-	for _, p := range s.wal.Timeline(name.Timeline).Pieces {
-		if p.Segment != n || p.From > end {
+	for info, err := range s.repo.Store.List(ctx, s.wal.Ref.WALKey(name, "")+".", "") {
+		if err != nil {
+			return nil, 0, err
+		}
+		p, ok := ParseWALKey(s.wal.Ref, info.Key)
+		if !ok || p.Kind != WALPiece || p.From < start || p.To > size.End(n) {
 			continue
 		}
-		key := s.wal.Ref.PieceKey(name, p.From, p.To)
-		data, err := s.plainPiece(ctx, key, p)
+		if p.From > end {
+			break
+		}
+		data, err := s.plainPiece(ctx, info.Key, p)
 		if err != nil {
 			return nil, 0, err
 		}
 		have := data[:min(end, p.To)-p.From]
 		if at := p.From - start; !bytes.Equal(seg[at:][:len(have)], have) {
-			return nil, 0, fmt.Errorf("%s disagrees with the pieces before it", key)
+			return nil, 0, fmt.Errorf("%s disagrees with the pieces before it", info.Key)
 		}
 		copy(seg[p.From-start:], data)
 		end = max(end, p.To)
@@ -175,7 +181,7 @@ func (s *StoredSegments) assemble(ctx context.Context, name wal.FileName, n wal.
 	return seg, end, nil
 }
 
-func (s *StoredSegments) plainPiece(ctx context.Context, key string, p Piece) ([]byte, error) {
+func (s *StoredSegments) plainPiece(ctx context.Context, key string, p WALObject) ([]byte, error) {
 	stored, _, err := storage.ReadAll(ctx, s.repo.Store, key, maxStoredSegment)
 	if err != nil {
 		return nil, err

@@ -47,12 +47,39 @@ func followWAL(x *WALIndex, h wal.History, from wal.LSN) walPath {
 	if next, ok := p.nextStored(x, n); ok {
 		p.next = next
 		tli := h.TimelineOfSegment(n, p.size)
-		r, _ := x.Timeline(next.Timeline).rangeAt(next.Number)
-		p.hole = &Hole{Timeline: tli, First: n, Last: next.Number - 1, Since: r.FirstModified}
+		p.hole = &Hole{Timeline: tli, First: n, Last: next.Number - 1}
 		return p
 	}
 	p.addTail(x, n)
 	return p
+}
+
+// datedHole is the hole at which the path ends, with its times. It looks at all ranges behind the hole.
+func (p *walPath) datedHole(x *WALIndex) Hole {
+	h := *p.hole
+	t := x.Timeline(p.next.Timeline)
+	behind := t.Ranges[t.rangeIndex(p.next.Number):]
+	h.Since, h.After = behind[0].Oldest, behind[0].FirstModified
+	for _, r := range behind {
+		if r.Oldest.Before(h.Since) {
+			h.Since = r.Oldest
+		}
+	}
+	if n := len(p.parts) - 1; n >= 0 {
+		last := p.parts[n]
+		if r, ok := x.Timeline(last.tli).rangeAt(last.last); ok && r.Last == last.last {
+			h.Before = r.LastModified
+		}
+	}
+	return h
+}
+
+// segmentsEnd is where the full segments of the path end; behind it are pieces, or the part of an older timeline's segment.
+func (p *walPath) segmentsEnd() wal.LSN {
+	if n := len(p.parts) - 1; n >= 0 && (p.parts[n].pieces || p.parts[n].fork) {
+		return p.size.Start(p.parts[n].first)
+	}
+	return p.end
 }
 
 // lastOf is the last segment that is taken from tli: a newer timeline's first one is not.
@@ -187,8 +214,8 @@ func (p *walPath) walParts(to wal.LSN) []WALPart {
 }
 
 // gapError says what the hole means for a backup.
-func (p *walPath) gapError(backup string) *GapError {
-	h := *p.hole
+func (p *walPath) gapError(x *WALIndex, backup string) *GapError {
+	h := p.datedHole(x)
 	return &GapError{
 		Backup: backup, Hole: h, Reached: p.end,
 		First: wal.SegmentName(p.h.TimelineOfSegment(h.First, p.size), h.First, p.size).String(),

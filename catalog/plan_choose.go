@@ -221,7 +221,7 @@ func (p *planner) try(ctx context.Context, c candidate) (Plan, error) {
 	case c.b.WALIncluded:
 		path.end = max(path.end, c.b.Stop)
 	case path.end < consistent && path.hole != nil:
-		return plan, unfit{path.gapError(c.b.ID)}
+		return plan, unfit{path.gapError(p.f.WAL, c.b.ID)}
 	case path.end < consistent:
 		return plan, unfit{&UnreachableError{
 			Target: p.t, Why: fmt.Sprintf("the archive ends at %s, before backup %s is consistent", path.end, c.b.ID),
@@ -300,7 +300,7 @@ func (p *planner) short(ctx context.Context, c candidate, path *walPath) error {
 		return err
 	}
 	if path.hole != nil {
-		gap := path.gapError(c.b.ID)
+		gap := path.gapError(p.f.WAL, c.b.ID)
 		gap.ReachedTime = last
 		return unfit{gap}
 	}

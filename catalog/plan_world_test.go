@@ -105,7 +105,7 @@ func (w *world) index() *catalog.WALIndex {
 					t.Ranges = append(t.Ranges, catalog.SegmentRange{First: n, Last: n})
 				}
 			} else if end, ok := w.pieces[id]; ok {
-				t.Pieces = append(t.Pieces, catalog.Piece{Segment: n, From: oracleSize.Start(n), To: end})
+				t.Pieces = append(t.Pieces, catalog.PieceRun{Segment: n, From: oracleSize.Start(n), To: end})
 			}
 		}
 		if len(t.Ranges)+len(t.Pieces) > 0 {

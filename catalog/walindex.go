@@ -11,29 +11,31 @@ import (
 
 // SegmentRange is a run of full segments of one timeline without a hole.
 type SegmentRange struct {
-	First, Last   wal.SegmentNumber
-	Bytes         int64     // stored
-	FirstModified time.Time // when First was stored, by the store's clock: a hole before it is at least that old
-	Newest        time.Time // the latest of the range
+	First, Last wal.SegmentNumber
+	Bytes       int64 // stored
+
+	// When they were stored, by the store's clock: the first, the last, the earliest and the latest of all.
+	FirstModified, LastModified, Oldest, Newest time.Time
 }
 
 // Count is the number of segments.
 func (r SegmentRange) Count() uint64 { return uint64(r.Last-r.First) + 1 }
 
-// Piece is a streamed part of a segment that is not in the archive as a whole.
-type Piece struct {
+// PieceRun is what streamed pieces give of a segment that is not in the archive as a whole: bytes without a gap.
+type PieceRun struct {
 	Segment  wal.SegmentNumber
 	From, To wal.LSN
-	Size     int64 // stored bytes
-	Modified time.Time
+	Count    int       // of pieces
+	Bytes    int64     // stored
+	Newest   time.Time // when the latest of them was stored
 }
 
-// TimelineWAL is what the archive holds of one timeline. It is compact: its size grows with the number of holes and
-// pieces, not with that of segments.
+// TimelineWAL is what the archive holds of one timeline. It is compact: its size grows with the number of holes and of
+// incomplete segments, not with that of segments or pieces.
 type TimelineWAL struct {
 	Timeline   wal.TimelineID
 	Ranges     []SegmentRange // ascending, apart from each other
-	Pieces     []Piece        // of segments that are in no range, by segment and From
+	Pieces     []PieceRun     // of segments that are in no range, by segment and From
 	Partials   []WALObject    // kept, listed, never part of a path
 	Backups    []wal.FileName // .backup files
 	HasHistory bool
@@ -79,58 +81,24 @@ func (x *WALIndex) Newest() time.Time {
 	return newest
 }
 
-// Hole is a run of missing segments with later ones behind it.
-type Hole struct {
-	Timeline    wal.TimelineID
-	First, Last wal.SegmentNumber
-	Since       time.Time // when the segment behind it was stored: parallel pushes leave holes for a few minutes
-}
-
-// Holes lists the holes between the first and the last full segment. Those at the head that are younger than ten minutes
-// are normal (RULES-archive D6).
-func (t *TimelineWAL) Holes() []Hole {
-	var out []Hole
-	for i := 1; i < len(t.Ranges); i++ {
-		out = append(out, Hole{
-			Timeline: t.Timeline, First: t.Ranges[i-1].Last + 1, Last: t.Ranges[i].First - 1, Since: t.Ranges[i].FirstModified,
-		})
-	}
-	return out
-}
-
 // rangeAt returns the range that holds n, else the first one behind it; ok says which. nil if there is neither.
 func (t *TimelineWAL) rangeAt(n wal.SegmentNumber) (r *SegmentRange, ok bool) {
-	i := sort.Search(len(t.Ranges), func(i int) bool { return t.Ranges[i].Last >= n })
+	i := t.rangeIndex(n)
 	if i == len(t.Ranges) {
 		return nil, false
 	}
 	return &t.Ranges[i], t.Ranges[i].First <= n
 }
 
+// rangeIndex is the first range that ends at or behind n; the number of ranges if there is none.
+func (t *TimelineWAL) rangeIndex(n wal.SegmentNumber) int {
+	return sort.Search(len(t.Ranges), func(i int) bool { return t.Ranges[i].Last >= n })
+}
+
 // Has reports whether segment n is stored in full.
 func (t *TimelineWAL) Has(n wal.SegmentNumber) bool {
 	_, ok := t.rangeAt(n)
 	return ok
-}
-
-// PiecesEnd is the end of the gapless prefix of segment n that pieces give; the segment's start if they give none.
-func (t *TimelineWAL) PiecesEnd(n wal.SegmentNumber, size wal.SegmentSize) wal.LSN {
-	end := size.Start(n)
-	for _, p := range t.Pieces {
-		if p.Segment == n && p.From <= end {
-			end = max(end, p.To)
-		}
-	}
-	return end
-}
-
-// ContiguousEnd is the end of the WAL that goes on without a hole from segment n: where the archive ends for somebody who
-// reads from there. It is n's start if n is not stored. Pieces behind the last full segment count.
-func (t *TimelineWAL) ContiguousEnd(n wal.SegmentNumber, size wal.SegmentSize) wal.LSN {
-	if r, ok := t.rangeAt(n); ok {
-		n = r.Last + 1
-	}
-	return t.PiecesEnd(n, size)
 }
 
 // timelineBuilder takes the objects of one timeline in key order.
@@ -171,15 +139,12 @@ func (b *timelineBuilder) add(key string, size int64, modified time.Time) {
 
 func (b *timelineBuilder) segment(n wal.SegmentNumber, size int64, modified time.Time) {
 	if last := len(b.t.Ranges) - 1; last >= 0 && b.t.Ranges[last].Last+1 == n {
-		r := &b.t.Ranges[last]
-		r.Last = n
-		r.Bytes += size
-		if modified.After(r.Newest) {
-			r.Newest = modified
-		}
+		b.t.Ranges[last].join(SegmentRange{Last: n, Bytes: size, LastModified: modified, Oldest: modified, Newest: modified})
 		return
 	}
-	b.t.Ranges = append(b.t.Ranges, SegmentRange{First: n, Last: n, Bytes: size, FirstModified: modified, Newest: modified})
+	b.t.Ranges = append(b.t.Ranges, SegmentRange{
+		First: n, Last: n, Bytes: size, FirstModified: modified, LastModified: modified, Oldest: modified, Newest: modified,
+	})
 }
 
 // piece keeps a piece unless its segment, whose key comes first, is there in full.
@@ -188,18 +153,36 @@ func (b *timelineBuilder) piece(n wal.SegmentNumber, o WALObject, size int64, mo
 		b.t.Forgotten++
 		return
 	}
-	b.t.Pieces = append(b.t.Pieces, Piece{Segment: n, From: o.From, To: o.To, Size: size, Modified: modified})
+	if last := len(b.t.Pieces) - 1; last >= 0 && b.t.Pieces[last].Segment == n && o.From <= b.t.Pieces[last].To {
+		r := &b.t.Pieces[last]
+		r.To = max(r.To, o.To)
+		r.Count++
+		r.Bytes += size
+		if modified.After(r.Newest) {
+			r.Newest = modified
+		}
+		return
+	}
+	b.t.Pieces = append(b.t.Pieces, PieceRun{Segment: n, From: o.From, To: o.To, Count: 1, Bytes: size, Newest: modified})
+}
+
+// join appends the range that follows r at once.
+func (r *SegmentRange) join(o SegmentRange) {
+	r.Last, r.LastModified = o.Last, o.LastModified
+	r.Bytes += o.Bytes
+	if o.Oldest.Before(r.Oldest) {
+		r.Oldest = o.Oldest
+	}
+	if o.Newest.After(r.Newest) {
+		r.Newest = o.Newest
+	}
 }
 
 // join appends what was listed behind t, by another lister.
 func (t *TimelineWAL) join(o TimelineWAL) {
 	rest := o.Ranges
 	if last := len(t.Ranges) - 1; last >= 0 && len(rest) > 0 && t.Ranges[last].Last+1 == rest[0].First {
-		r := &t.Ranges[last]
-		r.Last, r.Bytes = rest[0].Last, r.Bytes+rest[0].Bytes
-		if rest[0].Newest.After(r.Newest) {
-			r.Newest = rest[0].Newest
-		}
+		t.Ranges[last].join(rest[0])
 		rest = rest[1:]
 	}
 	t.Ranges = append(t.Ranges, rest...)

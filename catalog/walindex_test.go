@@ -158,6 +158,8 @@ func randomArchive(rnd *rand.Rand, size wal.SegmentSize) []string {
 				start := size.Start(n)
 				set[mainRef.PieceKey(name, start, start+100)] = true
 				set[mainRef.PieceKey(name, start+100, start+250)] = true
+				set[mainRef.PieceKey(name, start+90, start+200)] = true
+				set[mainRef.PieceKey(name, start+300, start+400)] = true
 				if rnd.IntN(2) == 0 {
 					delete(set, mainRef.WALKey(name, ""))
 				}
@@ -221,18 +223,23 @@ func naiveIndex(keys []string, size wal.SegmentSize, at func(int) time.Time) *ca
 		case catalog.WALSegment:
 			if l := len(t.Ranges) - 1; l >= 0 && t.Ranges[l].Last+1 == n {
 				r := &t.Ranges[l]
-				r.Last, r.Bytes = n, r.Bytes+100
+				r.Last, r.Bytes, r.LastModified = n, r.Bytes+100, at(i)
+				if at(i).Before(r.Oldest) {
+					r.Oldest = at(i)
+				}
 				if at(i).After(r.Newest) {
 					r.Newest = at(i)
 				}
 			} else {
-				t.Ranges = append(t.Ranges, catalog.SegmentRange{First: n, Last: n, Bytes: 100, FirstModified: at(i), Newest: at(i)})
+				t.Ranges = append(t.Ranges, catalog.SegmentRange{
+					First: n, Last: n, Bytes: 100, FirstModified: at(i), LastModified: at(i), Oldest: at(i), Newest: at(i),
+				})
 			}
 		case catalog.WALPiece:
 			if full[catalog.SegmentID{Timeline: t.Timeline, Number: n}] {
 				t.Forgotten++
 			} else {
-				t.Pieces = append(t.Pieces, catalog.Piece{Segment: n, From: o.From, To: o.To, Size: 100, Modified: at(i)})
+				takePiece(t, n, o, at(i))
 			}
 		case catalog.WALPartial:
 			t.Partials = append(t.Partials, o)
@@ -243,6 +250,21 @@ func naiveIndex(keys []string, size wal.SegmentSize, at func(int) time.Time) *ca
 		}
 	}
 	return x
+}
+
+// takePiece appends a piece to a run, or begins one.
+func takePiece(t *catalog.TimelineWAL, n wal.SegmentNumber, o catalog.WALObject, at time.Time) {
+	for i, p := range t.Pieces {
+		if p.Segment == n && p.To >= o.From {
+			p.To, p.Count, p.Bytes = max(p.To, o.To), p.Count+1, p.Bytes+100
+			if at.After(p.Newest) {
+				p.Newest = at
+			}
+			t.Pieces[i] = p
+			return
+		}
+	}
+	t.Pieces = append(t.Pieces, catalog.PieceRun{Segment: n, From: o.From, To: o.To, Count: 1, Bytes: 100, Newest: at})
 }
 
 // TestListMillion: a million segments with some holes take a thousand pages and no memory to speak of.
@@ -273,13 +295,16 @@ func TestListMillion(t *testing.T) {
 }
 
 func TestTimelineWAL(t *testing.T) {
-	old := day.Add(-time.Hour)
 	tl := &catalog.TimelineWAL{
 		Timeline: 1,
-		Ranges:   []catalog.SegmentRange{{First: 2, Last: 5, Newest: old}, {First: 8, Last: 9, FirstModified: day}},
-		Pieces:   []catalog.Piece{{Segment: 10, From: 10 * mb, To: 10*mb + 100}, {Segment: 10, From: 10*mb + 50, To: 10*mb + 200}, {Segment: 10, From: 10*mb + 300, To: 10*mb + 400}},
+		Ranges: []catalog.SegmentRange{
+			{First: 2, Last: 5, LastModified: day.Add(-2 * time.Hour), Oldest: day.Add(-3 * time.Hour)},
+			{First: 8, Last: 9, FirstModified: day, Oldest: day.Add(-time.Minute)},
+		},
+		Pieces: []catalog.PieceRun{{Segment: 10, From: 10 * mb, To: 10*mb + 200, Newest: day}, {Segment: 10, From: 10*mb + 300, To: 10*mb + 400}},
 	}
-	if want := []catalog.Hole{{Timeline: 1, First: 6, Last: 7, Since: day}}; !reflect.DeepEqual(tl.Holes(), want) {
+	want := []catalog.Hole{{Timeline: 1, First: 6, Last: 7, Since: day.Add(-time.Minute), Before: day.Add(-2 * time.Hour), After: day}}
+	if !reflect.DeepEqual(tl.Holes(), want) {
 		t.Errorf("holes %+v, want %+v", tl.Holes(), want)
 	}
 	for _, tt := range []struct {

@@ -19,6 +19,10 @@ type Window struct {
 	Backups  []string       `json:"backups"`          // ids, oldest first
 	Hole     *Hole          `json:"-"`                // what ends the window; nil: the end of the archive
 	HoleName string         `json:"hole,omitempty"`   // the first missing segment
+
+	// SegmentsEnd is ToLSN unless the window ends in a segment of which only pieces are stored, or an older timeline's part:
+	// then it is where that one begins.
+	SegmentsEnd wal.LSN `json:"segments_end_lsn"`
 }
 
 // Windows lists, for each timeline, from where to where a restore that follows it can go: from the end of a backup on its
@@ -58,9 +62,12 @@ func windowsOf(ctx context.Context, f Facts, h wal.History, list []candidate) ([
 			out[n].Backups = append(out[n].Backups, c.b.ID)
 			continue
 		}
-		w := Window{Timeline: h.Timeline(), FromLSN: c.b.Stop, FromTime: c.b.StoppedAt, ToLSN: path.end, Hole: path.hole, Backups: []string{c.b.ID}}
+		w := Window{
+			Timeline: h.Timeline(), FromLSN: c.b.Stop, FromTime: c.b.StoppedAt, ToLSN: path.end, SegmentsEnd: path.segmentsEnd(), Backups: []string{c.b.ID},
+		}
 		if path.hole != nil {
-			w.HoleName = path.gapError(c.b.ID).First
+			gap := path.gapError(f.WAL, c.b.ID)
+			w.Hole, w.HoleName = &gap.Hole, gap.First
 		}
 		var err error
 		p := planner{f: f}

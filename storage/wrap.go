@@ -56,3 +56,17 @@ func Progress(ctx context.Context, n int) error {
 	}
 	return nil
 }
+
+type fewKey struct{}
+
+// WithFew returns a context under which a List is asked for n objects at a time to begin with, since the caller will
+// hardly look at more. It changes what a List costs, never what it gives.
+func WithFew(ctx context.Context, n int) context.Context { return context.WithValue(ctx, fewKey{}, n) }
+
+// Few is how many objects the first request of a List should ask for, at most limit. Stores call it.
+func Few(ctx context.Context, limit int) int {
+	if n, ok := ctx.Value(fewKey{}).(int); ok && n > 0 {
+		return min(n, limit)
+	}
+	return limit
+}

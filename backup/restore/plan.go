@@ -72,11 +72,11 @@ func Plan(ctx context.Context, repo *catalog.Repository, o Options) (Planned, er
 	if err != nil {
 		return Planned{}, err
 	}
-	ref, err := chooseCluster(ctx, repo, o)
+	ref, listed, err := chooseCluster(ctx, repo, o)
 	if err != nil {
 		return Planned{}, err
 	}
-	chosen, err := choosePlan(ctx, repo, ref, o, dir)
+	chosen, err := choosePlan(ctx, repo, ref, listed, o, dir)
 	if err != nil {
 		return Planned{}, err
 	}
@@ -100,47 +100,51 @@ func Plan(ctx context.Context, repo *catalog.Repository, o Options) (Planned, er
 	return p, nil
 }
 
-// chooseCluster finds the system identifier that is meant.
-func chooseCluster(ctx context.Context, repo *catalog.Repository, o Options) (catalog.ClusterRef, error) {
+// chooseCluster finds the system identifier that is meant. To choose among several it has to list their archives; that of the chosen one
+// is returned too.
+func chooseCluster(ctx context.Context, repo *catalog.Repository, o Options) (catalog.ClusterRef, *catalog.WALIndex, error) {
 	if o.SystemID != 0 {
 		ref := catalog.ClusterRef{Name: o.Cluster, SystemID: o.SystemID}
 		_, err := repo.Cluster(ctx, ref)
-		return ref, err
+		return ref, nil, err
 	}
 	infos, err := repo.SystemIDs(ctx, o.Cluster)
 	if err != nil {
-		return catalog.ClusterRef{}, err
+		return catalog.ClusterRef{}, nil, err
 	}
 	var all []catalog.SystemActivity
 	var newest time.Time
+	listed := map[catalog.ClusterRef]*catalog.WALIndex{}
 	for _, info := range infos {
 		a := catalog.SystemActivity{Ref: info.Ref()}
 		if len(infos) > 1 {
 			if o.Backup != "" && o.Backup != "latest" {
 				if _, err := repo.Backup(ctx, a.Ref, o.Backup); err == nil {
-					return a.Ref, nil // an id is unique
+					return a.Ref, nil, nil // an id is unique
 				} else if !errors.Is(err, catalog.ErrNoBackup) {
-					return catalog.ClusterRef{}, err
+					return catalog.ClusterRef{}, nil, err
 				}
 			}
 			index, err := repo.ListWAL(ctx, a.Ref, info.SegmentSize)
 			if err != nil {
-				return catalog.ClusterRef{}, err
+				return catalog.ClusterRef{}, nil, err
 			}
 			a.LastWAL = index.Newest()
+			listed[a.Ref] = index
 		}
 		if a.LastWAL.After(newest) {
 			newest = a.LastWAL
 		}
 		all = append(all, a)
 	}
-	return catalog.ChooseSystemID(o.Cluster, all, newest.Add(-recently))
+	ref, err := catalog.ChooseSystemID(o.Cluster, all, newest.Add(-recently))
+	return ref, listed[ref], err
 }
 
 // choosePlan asks the planner. If the directory holds an interrupted restore and no backup was named, that restore's
 // backup comes first: a newer one, made meanwhile, must not get in the way of going on.
-func choosePlan(ctx context.Context, repo *catalog.Repository, ref catalog.ClusterRef, o Options, dir string) (catalog.Plan, error) {
-	facts, err := repo.Facts(ctx, ref)
+func choosePlan(ctx context.Context, repo *catalog.Repository, ref catalog.ClusterRef, listed *catalog.WALIndex, o Options, dir string) (catalog.Plan, error) {
+	facts, err := repo.FactsOf(ctx, ref, listed)
 	if err != nil {
 		return catalog.Plan{}, err
 	}

@@ -36,6 +36,26 @@ func list(t *testing.T, s storage.Store, prefix, after string) ([]string, error)
 	return keys, nil
 }
 
+// TestListOfFew: who wants one object asks for one, and for whole pages if he goes on all the same.
+func TestListOfFew(t *testing.T) {
+	f, s := newFake(t, listing(true, "pre/a/1"), listing(false, "pre/a/2", "pre/a/3"))
+	var got []string
+	for info, err := range s.List(storage.WithFew(t.Context(), 1), "a/", "") {
+		if err != nil {
+			t.Fatal(err)
+		}
+		got = append(got, info.Key)
+	}
+	if !slices.Equal(got, []string{"a/1", "a/2", "a/3"}) {
+		t.Errorf("%q", got)
+	}
+	for i, req := range f.done() {
+		if want := []string{"1", "1000"}[i]; req.URL.Query().Get("max-keys") != want {
+			t.Errorf("request %d asks for %s objects, want %s", i, req.URL.Query().Get("max-keys"), want)
+		}
+	}
+}
+
 func TestListRequests(t *testing.T) {
 	f, s := newFake(t, listing(true, "pre/a/1", "pre/a/2%20foreign", "pre/a/.hidden", "pre/a/3"), listing(false, "pre/a/4", "pre/a/folder/"))
 	got, err := list(t, s, "a/", "")

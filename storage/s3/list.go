@@ -98,7 +98,7 @@ func (w *walk) exactly(key string) error {
 // pages lists what is below prefix and behind w.last, and returns how many pages that took.
 func (w *walk) pages(prefix string) (int, error) {
 	in := &awss3.ListObjectsV2Input{
-		Bucket: &w.s.bucket, Prefix: aws.String(w.s.prefix + prefix), MaxKeys: &w.s.page,
+		Bucket: &w.s.bucket, Prefix: aws.String(w.s.prefix + prefix), MaxKeys: aws.Int32(int32(storage.Few(w.ctx, int(w.s.page)))),
 		EncodingType: types.EncodingTypeUrl, // other people's keys may hold what XML cannot
 	}
 	after := w.last
@@ -124,7 +124,7 @@ func (w *walk) pages(prefix string) (int, error) {
 		if aws.ToString(out.NextContinuationToken) == "" {
 			return n, errors.New("the store says that there is more, but not where")
 		}
-		in.ContinuationToken, in.StartAfter = out.NextContinuationToken, nil
+		in.ContinuationToken, in.StartAfter, in.MaxKeys = out.NextContinuationToken, nil, &w.s.page
 	}
 }
 
