@@ -13,6 +13,7 @@ import (
 // also by several processes.
 type Spool struct {
 	dir string
+	run [runSize]byte // see ForRun
 }
 
 // ErrNone says that there is no such spool (yet).
