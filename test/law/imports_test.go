@@ -54,24 +54,25 @@ var standardOnly = []string{"cmd/pgstow-wal", "cmd/internal/hotpath", "cmd/inter
 
 // dependencies are the modules, or parts of them, that may be imported, and by whom. "test" may import all of them.
 var dependencies = map[string][]string{
-	"github.com/aws/aws-sdk-go-v2":    {"storage/s3"},
-	"github.com/aws/smithy-go":        {"storage/s3"},
-	"github.com/klauspost/compress":   {"storage/object"},
-	"filippo.io/age":                  {"storage/object", "catalog", "backup", "wal/archive", "wal/receive", "cmd/pgstow", "cmd/internal"},
-	"github.com/zeebo/xxh3":           {"backup"},
-	"github.com/jackc/pgx/v5":         {"backup", "wal/receive", "cmd/pgstow"},
-	"github.com/jackc/pglogrepl":      {"backup", "wal/receive"},
-	"github.com/cenkalti/backoff/v5":  {"storage/retry"},
-	"golang.org/x/time":               {"storage/limit", "backup"},
-	"golang.org/x/sys":                {"backup", "catalog", "wal/archive", "wal/receive", "storage/file", "cmd/pgstow"},
-	"golang.org/x/sync":               {"backup", "catalog", "wal/archive", "wal/receive", "storage/object", "storage/limit", "cmd/pgstow"},
-	"golang.org/x/term":               {"cmd/pgstow"},
-	"github.com/urfave/cli/v2":        {"cmd/pgstow", "cmd/internal"},
-	"github.com/BurntSushi/toml":      {"cmd/pgstow", "cmd/internal"},
-	"github.com/vbauerster/mpb/v8":    {"cmd/pgstow"},
-	"github.com/jedib0t/go-pretty/v6": {"cmd/pgstow"},
-	"github.com/dustin/go-humanize":   {"cmd/pgstow", "cmd/internal"},
-	"github.com/rogpeppe/go-internal": {}, // tests only
+	"github.com/aws/aws-sdk-go-v2":     {"storage/s3"},
+	"github.com/aws/smithy-go":         {"storage/s3"},
+	"github.com/klauspost/compress":    {"storage/object"},
+	"filippo.io/age":                   {"storage/object", "catalog", "backup", "wal/archive", "wal/receive", "cmd/pgstow", "cmd/internal"},
+	"github.com/zeebo/xxh3":            {"backup"},
+	"github.com/jackc/pgx/v5":          {"backup", "wal/receive", "cmd/pgstow"},
+	"github.com/jackc/pglogrepl":       {"backup", "wal/receive"},
+	"github.com/coreos/go-systemd/v22": {"cmd/pgstow"},
+	"github.com/cenkalti/backoff/v5":   {"storage/retry", "wal/receive"},
+	"golang.org/x/time":                {"storage/limit", "backup"},
+	"golang.org/x/sys":                 {"backup", "catalog", "wal/archive", "wal/receive", "storage/file", "cmd/pgstow"},
+	"golang.org/x/sync":                {"backup", "catalog", "wal/archive", "wal/receive", "storage/object", "storage/limit", "cmd/pgstow"},
+	"golang.org/x/term":                {"cmd/pgstow"},
+	"github.com/urfave/cli/v2":         {"cmd/pgstow", "cmd/internal"},
+	"github.com/BurntSushi/toml":       {"cmd/pgstow", "cmd/internal"},
+	"github.com/vbauerster/mpb/v8":     {"cmd/pgstow"},
+	"github.com/jedib0t/go-pretty/v6":  {"cmd/pgstow"},
+	"github.com/dustin/go-humanize":    {"cmd/pgstow", "cmd/internal"},
+	"github.com/rogpeppe/go-internal":  {}, // tests only
 }
 
 type goPackage struct {
