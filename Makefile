@@ -95,6 +95,10 @@ fuzz: ## every fuzz target for FUZZTIME=10s
 bench: debian minio build ## whole runs of pgstow against tar and zstd, as ratios (ARGS="-scale 20 -only file")
 	PGSTOW_TEST_BIN=$(CURDIR)/bin go run ./test/bench $(ARGS)
 
+.PHONY: bench-wal
+bench-wal: debian minio build ## push, fetch, recovery and streaming against one process that does all at once, and cp
+	PGSTOW_TEST_BIN=$(CURDIR)/bin go run ./test/bench -only wal-push,wal-fetch,recovery,receive $(ARGS)
+
 .PHONY: demo
 demo: debian build $(if $(filter minio,$(STORE)),minio) ## back up, destroy, restore to before a dropped table (STORE=minio, ENCRYPT=1)
 	go run ./test/demo -bin bin -store '$(STORE)' $(if $(filter-out 0,$(ENCRYPT)),-encrypt)

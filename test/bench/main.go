@@ -6,10 +6,12 @@
 package main
 
 import (
+	"context"
 	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"pgstow/test/pg"
@@ -23,6 +25,8 @@ type bench struct {
 	rounds int
 	only   []string
 	rows   []row
+
+	repositories int // made so far
 }
 
 func main() {
@@ -33,10 +37,17 @@ func main() {
 		}
 		return
 	}
+	if len(os.Args) > 1 && slices.Contains([]string{"drain", "gather", "decode"}, os.Args[1]) {
+		if err := walBaseline(os.Args[1:]); err != nil {
+			fmt.Fprintln(os.Stderr, "bench:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	b := &bench{Standalone: &pg.Standalone{Out: os.Stderr}}
 	flag.IntVar(&b.scale, "scale", 160, "pgbench scale; 160 is about 2.4 GB")
 	flag.IntVar(&b.rounds, "rounds", 5, "pairs of runs")
-	only := flag.String("only", "push,file,minio", "what to time, comma separated")
+	only := flag.String("only", "push,file,minio", "what to time, comma separated: push, file, minio, wal-push, wal-fetch, recovery, receive")
 	flag.Parse()
 	b.only = strings.Split(*only, ",")
 	if !b.Run(b.all) {
@@ -44,6 +55,8 @@ func main() {
 	}
 	b.print()
 }
+
+func (b *bench) ctx() context.Context { return context.Background() }
 
 func (b *bench) wanted(name string) bool {
 	for _, o := range b.only {
@@ -59,6 +72,9 @@ func (b *bench) all() {
 	b.self = b.publishSelf()
 	if b.wanted("push") {
 		b.push()
+	}
+	if b.walWanted() {
+		b.wal()
 	}
 	if b.wanted("file") || b.wanted("minio") {
 		b.physical()

@@ -22,12 +22,8 @@ const (
 )
 
 func transfer(direction, address string) error {
-	url, err := storage.ParseURL(address)
-	if err != nil {
-		return err
-	}
 	ctx := context.Background()
-	store, err := s3.Open(ctx, s3.Options{Bucket: url.Bucket, Prefix: url.Prefix, Endpoint: url.Query.Get("endpoint"), Region: url.Query.Get("region")})
+	store, err := openBaseline(ctx, address)
 	if err != nil {
 		return err
 	}
@@ -35,6 +31,15 @@ func transfer(direction, address string) error {
 		return sink(ctx, store, os.Stdin)
 	}
 	return source(ctx, store, os.Stdout)
+}
+
+// openBaseline is the store of a baseline: bare, without what retries and checks.
+func openBaseline(ctx context.Context, address string) (*s3.Store, error) {
+	url, err := storage.ParseURL(address)
+	if err != nil {
+		return nil, err
+	}
+	return s3.Open(ctx, s3.Options{Bucket: url.Bucket, Prefix: url.Prefix, Endpoint: url.Query.Get("endpoint"), Region: url.Query.Get("region")})
 }
 
 func partKey(n int) string { return fmt.Sprintf("part/%06d", n) }

@@ -1,0 +1,132 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"pgstow/test/minio"
+	"pgstow/test/pg"
+)
+
+// calls is a series of calls of one of PostgreSQL's two commands.
+type calls struct {
+	each  []time.Duration
+	whole sample
+}
+
+// call runs one command as PostgreSQL does but for the shell, which costs the same whoever is called: in the data directory, as its user.
+func (b *bench) call(dir string, env []string, words ...string) (time.Duration, time.Duration) {
+	cmd := exec.Command(words[0], words[1:]...)
+	cmd.Dir = dir
+	cmd.Env = append([]string{"PATH=/usr/bin:/bin", "HOME=/nonexistent"}, env...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: pg.Credential()}
+	begun := time.Now()
+	out, err := cmd.CombinedOutput()
+	wall := time.Since(begun)
+	if err != nil {
+		b.Fatalf("%v: %v\n%s", words, err, out)
+	}
+	return wall, cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
+}
+
+// archive plays the archiver (pgarch_ArchiverCopyLoop in src/backend/postmaster/pgarch.c): one file after the other, each marked .done when
+// the command has succeeded.
+func (b *bench) archive(w *walSet, env []string) calls {
+	var c calls
+	push := filepath.Join(b.bin, "pgstow-wal")
+	begun := time.Now()
+	for _, name := range w.names {
+		wall, cpu := b.call(w.server.Dir, env, push, "push", "pg_wal/"+name)
+		c.each = append(c.each, wall)
+		c.whole.cpu += cpu
+		status := filepath.Join(w.server.Dir, "pg_wal", "archive_status", name)
+		if err := os.Rename(status+".ready", status+".done"); err != nil {
+			b.Fatalf("%v", err)
+		}
+	}
+	c.whole.wall = time.Since(begun)
+	return c
+}
+
+// walPush times the draining of the set's segments into MinIO. It returns the environment of a repository that holds them.
+func (b *bench) walPush(m *minio.Server, w *walSet) []string {
+	ours, base := &side{name: "pgstow-wal push, one call after the other"}, &side{name: "one process, all in parallel"}
+	each, hello := &side{name: "pgstow-wal push"}, &side{name: "Go hello, world"}
+	program := b.hello(pg.TempDir(b))
+	var env []string
+	for i := range b.rounds {
+		w.rewind(b)
+		env = b.walRepository(m, w)
+		c := b.archive(w, env)
+		ours.samples = append(ours.samples, c.whole)
+		for _, d := range c.each {
+			each.samples = append(each.samples, sample{wall: d})
+			hello.samples = append(hello.samples, b.start(nil, program))
+		}
+		b.awaitNone()
+		base.samples = append(base.samples, b.baseline("drain", m, fmt.Sprintf("drain%d", i), w))
+		b.Logf("push %s %d/%d: %v %v, each %v", w.name, i+1, b.rounds, short(c.whole.wall), short(base.samples[i].wall), short(wallOf(each)))
+	}
+	// The memory of everything together is sampled in a run of its own, which is not timed.
+	w.rewind(b)
+	env = b.walRepository(m, w)
+	stop := b.watchMemory()
+	b.archive(w, env)
+	peak := stop()
+	for i := range ours.samples {
+		ours.samples[i].rss = peak
+	}
+	b.rows = append(b.rows,
+		row{fmt.Sprintf("push of %d segments, %s", drained, w.name), ours, base, "<= 1.25"},
+		row{"  each call", each, hello, "<= 1.5"})
+	b.awaitNone()
+	return env
+}
+
+// walFetch times serial fetches of the same segments.
+func (b *bench) walFetch(m *minio.Server, w *walSet, env []string) {
+	ours, base, memory := &side{name: "pgstow-wal fetch, one call after the other"}, &side{name: "one process, all in parallel, into files"}, &side{name: "the same, thrown away"}
+	each, hello := &side{name: "pgstow-wal fetch"}, &side{name: "Go hello, world"}
+	program := b.hello(pg.TempDir(b))
+	fetch := filepath.Join(b.bin, "pgstow-wal")
+	if b.baseline("drain", m, "fetch", w); b.Failed() {
+		return
+	}
+	for i := range b.rounds {
+		var c calls
+		begun := time.Now()
+		for _, name := range w.names {
+			wall, cpu := b.call(w.server.Dir, env, fetch, "fetch", name, "pg_wal/RECOVERYXLOG")
+			c.each, c.whole.cpu = append(c.each, wall), c.whole.cpu+cpu
+			if err := os.Remove(filepath.Join(w.server.Dir, "pg_wal", "RECOVERYXLOG")); err != nil {
+				b.Fatalf("%v", err)
+			}
+		}
+		c.whole.wall = time.Since(begun)
+		ours.samples = append(ours.samples, c.whole)
+		for _, d := range c.each {
+			each.samples = append(each.samples, sample{wall: d})
+			hello.samples = append(hello.samples, b.start(nil, program))
+		}
+		b.awaitNone()
+		base.samples = append(base.samples, b.baseline("gather", m, "fetch", w))
+		memory.samples = append(memory.samples, b.baseline("decode", m, "fetch", w))
+		b.Logf("fetch %s %d/%d: %v %v", w.name, i+1, b.rounds, short(c.whole.wall), short(base.samples[i].wall))
+	}
+	b.rows = append(b.rows,
+		row{fmt.Sprintf("fetch of %d segments, %s", drained, w.name), ours, base, "<= 1.25"},
+		row{"  the same", ours, memory, "report"},
+		row{"  each call", each, hello, "<= 2.0"})
+}
+
+// awaitNone waits until no process of ours is left that ran ahead: the next run must not find its help, nor pay for it.
+func (b *bench) awaitNone() {
+	pg.Await(b, "the end of all processes of pgstow", time.Minute, func() (bool, error) {
+		n, _, err := ourProcesses()
+		return n == 0, err
+	})
+}
