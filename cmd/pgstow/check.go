@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -20,6 +21,7 @@ type finding struct {
 	Level string `json:"level"` // "ok", "warning" or "failed"
 	What  string `json:"what"`
 	Text  string `json:"text"`
+	Hint  string `json:"hint,omitempty"` // what to do
 }
 
 type checkReport struct {
@@ -32,7 +34,12 @@ func (r *checkReport) warn(what, format string, args ...any) { r.add("warning", 
 func (r *checkReport) fail(what, format string, args ...any) { r.add("failed", what, format, args...) }
 
 func (r *checkReport) add(level, what, format string, args ...any) {
-	r.Findings = append(r.Findings, finding{level, what, fmt.Sprintf(format, args...)})
+	r.Findings = append(r.Findings, finding{Level: level, What: what, Text: fmt.Sprintf(format, args...)})
+}
+
+// hint says what to do about the last finding.
+func (r *checkReport) hint(format string, args ...any) {
+	r.Findings[len(r.Findings)-1].Hint = fmt.Sprintf(format, args...)
 }
 
 func (r *checkReport) failures() (n int) {
@@ -94,6 +101,9 @@ func (r *checkReport) print(e *environment) {
 	e.printf("\n")
 	for _, f := range r.Findings {
 		e.printf("%-8s %-12s %s\n", f.Level, f.What, f.Text)
+		if f.Hint != "" {
+			e.printf("%-8s %-12s hint: %s\n", "", "", f.Hint)
+		}
 	}
 }
 
@@ -105,8 +115,9 @@ func checkAll(c *cli.Context, e *environment, conf *config.Config, r *checkRepor
 	r.ok("repository", "%s, %s", repo.ID, encryptionText(repo))
 	checkProbe(c.Context, repo, r)
 	checkIdentity(repo, r)
+	var server *serverFacts
 	if !c.Bool("no-server") {
-		checkServer(c, conf, repo, r)
+		server = checkServer(c, conf, repo, r)
 	}
 	infos, err := clusters(c.Context, c, repo, conf)
 	if errors.Is(err, catalog.ErrNoCluster) {
@@ -120,7 +131,7 @@ func checkAll(c *cli.Context, e *environment, conf *config.Config, r *checkRepor
 		r.warn("cluster", "%d servers bear the name %s; restore will ask which is meant", len(infos), conf.Cluster)
 	}
 	for _, info := range infos {
-		if err := checkCluster(c, repo, info, r); err != nil {
+		if err := checkCluster(c, repo, info, server, r); err != nil {
 			return err
 		}
 	}
@@ -190,26 +201,16 @@ func checkIdentity(repo *catalog.Repository, r *checkReport) {
 	r.ok("identity", "opens what is encrypted now")
 }
 
-func checkCluster(c *cli.Context, repo *catalog.Repository, info catalog.ClusterInfo, r *checkReport) error {
-	ref := info.Ref()
+func checkCluster(c *cli.Context, repo *catalog.Repository, info catalog.ClusterInfo, server *serverFacts, r *checkReport) error {
+	ref, now := info.Ref(), time.Now()
 	index, err := repo.ListWAL(c.Context, ref, info.SegmentSize)
 	if err != nil {
 		return err
 	}
-	missing, now := 0, time.Now()
-	for _, t := range index.Timelines {
-		for _, h := range timelineAsJSON(index, t, now).Holes {
-			missing++
-			if h.Overdue {
-				r.fail("wal", "%s to %s (%s to %s) is missing since %s: recovery cannot cross it; take a new backup", h.First, h.Last, h.StartLSN, h.EndLSN, timeText(h.Since))
-			} else {
-				r.warn("wal", "%s to %s is not there yet", h.First, h.Last)
-			}
-		}
+	if server != nil && server.systemID != strconv.FormatUint(ref.SystemID, 10) {
+		server = nil // of another one of that name
 	}
-	if missing == 0 {
-		r.ok("wal", "%s: no holes, newest %s", ref, timeText(index.Newest()))
-	}
+	checkWAL(index, server, now, r)
 	list, err := repo.Backups(c.Context, ref)
 	if err != nil {
 		return err

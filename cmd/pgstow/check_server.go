@@ -10,11 +10,11 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/urfave/cli/v2"
-	"golang.org/x/sys/unix"
 
 	"pgstow/catalog"
 	"pgstow/cmd/internal/config"
 	"pgstow/wal"
+	"pgstow/wal/archive"
 )
 
 // serverFacts is what check asks a server.
@@ -26,101 +26,155 @@ type serverFacts struct {
 	archived, failed                                              int64
 	lastFailed                                                    *string
 	lastFailedAt, lastArchivedAt                                  *time.Time
-	slots                                                         int64
+	started                                                       time.Time
+	written                                                       wal.LSN // how far it is: flushed, or on a standby replayed
+	timeline                                                      wal.TimelineID
+	slots                                                         []slot
+	waiting                                                       map[string]bool // names of the files that wait to be archived, if its data directory can be read
 }
 
-func checkServer(c *cli.Context, conf *config.Config, repo *catalog.Repository, r *checkReport) {
+// checkServer returns what it learned of the server; nil if it could not be asked.
+func checkServer(c *cli.Context, conf *config.Config, repo *catalog.Repository, r *checkReport) *serverFacts {
 	ctx, cancel := context.WithTimeout(c.Context, c.Duration("wait")+30*time.Second)
 	defer cancel()
 	conn, err := pgx.Connect(ctx, "")
 	if err != nil {
 		r.fail("server", "%s (PGHOST, PGPORT, PGUSER decide; --no-server leaves this out)", err)
-		return
+		return nil
 	}
 	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
 	facts, err := askServer(ctx, conn)
 	if err != nil {
 		r.fail("server", "%s", err)
-		return
+		return nil
 	}
 	r.ok("server", "PostgreSQL %s at %s, system identifier %s", facts.version, facts.dataDirectory, facts.systemID)
 	facts.judge(r)
+	judgeSlots(facts.slots, facts.slotLimit, r)
 	facts.judgeBacklog(r)
+	if facts.recovery {
+		facts.judgeTimeline(ctx, conf, repo, r)
+	}
 	if facts.recovery || c.Bool("no-switch") || facts.archiveMode == "off" {
-		return
+		return &facts
 	}
 	if err := proveArchiving(ctx, c, conn, conf, repo, facts, r); err != nil {
 		r.fail("archiving", "%s", err)
 	}
+	return &facts
 }
 
 func askServer(ctx context.Context, conn *pgx.Conn) (f serverFacts, err error) {
+	var written, timeline int64
 	err = conn.QueryRow(ctx, `SELECT current_setting('server_version'), current_setting('archive_mode'), current_setting('archive_command'),
 		current_setting('wal_level'), current_setting('data_directory'), current_setting('max_slot_wal_keep_size'), pg_is_in_recovery(),
 		(SELECT system_identifier::text FROM pg_control_system()), archived_count, failed_count, last_failed_wal, last_failed_time, last_archived_time,
-		(SELECT count(*) FROM pg_replication_slots)
+		pg_postmaster_start_time(),
+		(CASE WHEN pg_is_in_recovery() THEN coalesce(pg_last_wal_replay_lsn(), '0/0') ELSE pg_current_wal_flush_lsn() END - '0/0'::pg_lsn)::bigint,
+		greatest((SELECT timeline_id FROM pg_control_checkpoint()), (SELECT received_tli FROM pg_stat_wal_receiver))
 		FROM pg_stat_archiver`).Scan(&f.version, &f.archiveMode, &f.archiveCommand, &f.walLevel, &f.dataDirectory, &f.slotLimit, &f.recovery,
-		&f.systemID, &f.archived, &f.failed, &f.lastFailed, &f.lastFailedAt, &f.lastArchivedAt, &f.slots)
+		&f.systemID, &f.archived, &f.failed, &f.lastFailed, &f.lastFailedAt, &f.lastArchivedAt, &f.started, &written, &timeline)
 	if err != nil {
 		return f, fmt.Errorf("ask the server for its settings (a superuser or pg_monitor is needed): %w", err)
+	}
+	f.written, f.timeline = wal.LSN(written), wal.TimelineID(timeline)
+	if f.slots, err = askSlots(ctx, conn); err != nil {
+		return f, fmt.Errorf("ask the server for its replication slots: %w", err)
 	}
 	return f, nil
 }
 
+// judge tells whether, and how, the server gets its WAL archived.
 func (f *serverFacts) judge(r *checkReport) {
-	if f.archiveMode == "off" {
-		r.fail("archiving", "archive_mode is off: nothing is archived")
-	} else {
+	switch stream := receiving(f.slots); {
+	case f.archiveMode != "off":
 		r.ok("archiving", "archive_mode = %s, archive_command = %s", f.archiveMode, f.archiveCommand)
 		if !strings.Contains(f.archiveCommand, "pgstow") {
 			r.warn("archiving", "archive_command does not run pgstow")
 		}
+	case stream != "":
+		r.ok("archiving", "archive_mode is off, pgstow wal receive archives by the replication slot %s", stream)
+	case f.recovery:
+		r.warn("archiving", "archive_mode is off: once this standby is promoted nothing is archived, unless pgstow wal receive is started")
+	default:
+		r.fail("archiving", "archive_mode is off, and no pgstow wal receive is connected by a replication slot: nothing is archived")
+		r.hint("set archive_mode = on and archive_command (pgstow init shows it) and restart the server, or run pgstow wal receive")
 	}
 	if f.walLevel == "minimal" {
 		r.fail("archiving", "wal_level is minimal: WAL of that kind cannot be restored from")
 	}
-	if f.lastFailed != nil && f.lastFailedAt != nil && (f.lastArchivedAt == nil || f.lastFailedAt.After(*f.lastArchivedAt)) {
+	if f.archiveMode != "off" && f.lastFailed != nil && f.lastFailedAt != nil && (f.lastArchivedAt == nil || f.lastFailedAt.After(*f.lastArchivedAt)) {
 		r.fail("archiving", "the last attempt failed: %s at %s; the server's log has the reason", *f.lastFailed, timeText(*f.lastFailedAt))
-	}
-	if f.slots > 0 && f.slotLimit == "-1" {
-		r.warn("slots", "%d replication slots, and max_slot_wal_keep_size is unlimited: an abandoned one fills the disk", f.slots)
 	}
 }
 
+// judgeTimeline is for standbys: one that is promoted takes the number behind the newest timeline that it finds, and if it cannot reach the
+// archive then, one that the archive has already (RULES-archive B6).
+func (f *serverFacts) judgeTimeline(ctx context.Context, conf *config.Config, repo *catalog.Repository, r *checkReport) {
+	systemID, err := parseSystemID(f.systemID)
+	if err != nil {
+		r.fail("timeline", "%s", err)
+		return
+	}
+	list, err := repo.WALTimelines(ctx, catalog.ClusterRef{Name: conf.Cluster, SystemID: systemID})
+	switch {
+	case err != nil:
+		r.fail("timeline", "%s", err)
+	case len(list) == 0:
+		r.warn("timeline", "this standby is on timeline %d, the archive has none of its cluster", f.timeline)
+	case list[len(list)-1] > f.timeline:
+		r.warn("timeline", "the archive's newest timeline is %d, this standby is on %d: promoted without a restore_command that works, it may take a number that the archive has already",
+			list[len(list)-1], f.timeline)
+	default:
+		r.ok("timeline", "the archive's newest timeline is %d, and so is this standby's; a promotion makes the next", list[len(list)-1])
+	}
+}
+
+// The server has this long to be helped before its disk is full, with WAL waiting, or with none.
+const (
+	fullSoon  = 4 * time.Hour
+	fullStall = time.Hour
+)
+
 // judgeBacklog looks at what waits to be archived, where the data directory can be read.
 func (f *serverFacts) judgeBacklog(r *checkReport) {
-	pgWAL := filepath.Join(f.dataDirectory, "pg_wal")
-	entries, err := os.ReadDir(filepath.Join(pgWAL, "archive_status"))
+	now := time.Now()
+	b, err := archive.ReadBacklog(f.dataDirectory, now)
 	if err != nil {
 		r.warn("backlog", "the data directory cannot be read from here: %s", err)
 		return
 	}
-	waiting, bytes := 0, int64(0)
-	for _, entry := range entries {
-		name, ready := strings.CutSuffix(entry.Name(), ".ready")
-		if !ready {
-			continue
-		}
-		waiting++
-		if info, err := os.Stat(filepath.Join(pgWAL, name)); err == nil {
-			bytes += info.Size()
-		}
+	f.waiting = b.Files
+	text := fmt.Sprintf("%d files (%s) wait to be archived, %s are free for pg_wal", len(b.Files), bytesText(b.Bytes), bytesText(b.Free))
+	left, known := b.UntilFull()
+	if known {
+		text += fmt.Sprintf("; at the present rate of %s/s that lasts %s", bytesText(int64(b.Rate)), hoursText(left))
 	}
-	var fs unix.Statfs_t
-	if err := unix.Statfs(pgWAL, &fs); err != nil {
-		r.warn("backlog", "%s: %s", pgWAL, err)
-		return
+	if !b.Since.IsZero() {
+		text += fmt.Sprintf("; the oldest waits since %s", timeText(b.Since))
 	}
-	free := int64(fs.Bavail) * fs.Bsize
-	text := fmt.Sprintf("%d files (%s) wait to be archived, %s are free for pg_wal", waiting, bytesText(bytes), bytesText(free))
-	if waiting > 0 && bytes > free/4 {
+	stalled := len(b.Files) > 1 && now.Sub(b.Since) > catalog.HoleGrace
+	switch {
+	case len(b.Files) > 0 && b.Bytes > b.Free/4, stalled && known && left < fullSoon:
 		r.fail("backlog", "%s: the server stops when it is full", text)
-	} else {
+	case stalled:
+		r.warn("backlog", "%s", text)
+	case known && left < fullStall:
+		r.warn("backlog", "%s: an outage of the store that is longer stops the server", text)
+	default:
 		r.ok("backlog", "%s", text)
 	}
 	if first, err := firstLine(filepath.Join(f.dataDirectory, "postmaster.pid")); err == nil && first == "1" {
 		r.warn("backlog", "the postmaster is process 1: give the container an init (docker run --init), so that it adopts no stray children")
 	}
+}
+
+// hoursText is a time of which nobody wants the minutes, unless it is short.
+func hoursText(d time.Duration) string {
+	if h := d.Hours(); h >= 1 {
+		return fmt.Sprintf("%.1f hours", h)
+	}
+	return fmt.Sprintf("%.0f minutes", d.Minutes())
 }
 
 func firstLine(path string) (string, error) {

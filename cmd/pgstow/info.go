@@ -2,12 +2,14 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/urfave/cli/v2"
 
 	"pgstow/catalog"
 	"pgstow/cmd/internal/config"
+	"pgstow/wal"
 )
 
 type infoJSON struct {
@@ -29,13 +31,43 @@ type clusterJSON struct {
 }
 
 type windowJSON struct {
-	Timeline uint32     `json:"timeline"`
-	FromLSN  string     `json:"from_lsn"`
-	FromTime *time.Time `json:"from_time"`
-	ToLSN    string     `json:"to_lsn"`
-	ToTime   *time.Time `json:"to_time"`
-	Backups  []string   `json:"backups"`
-	Hole     string     `json:"hole,omitempty"` // the first missing segment, if one ends the window
+	Timeline       uint32     `json:"timeline"`
+	FromLSN        string     `json:"from_lsn"`
+	FromTime       *time.Time `json:"from_time"`
+	ToLSN          string     `json:"to_lsn"`
+	SegmentsEndLSN string     `json:"segments_end_lsn"` // less than to_lsn: behind it are pieces of a segment
+	ToTime         *time.Time `json:"to_time"`
+	Backups        []string   `json:"backups"`
+
+	Hole        string     `json:"hole,omitempty"` // the first missing segment, if one ends the window
+	HoleLast    string     `json:"hole_last,omitempty"`
+	HoleSince   *time.Time `json:"hole_since,omitempty"`
+	HoleOverdue bool       `json:"hole_overdue,omitempty"`
+}
+
+func windowAsJSON(w catalog.Window, size wal.SegmentSize, now time.Time) windowJSON {
+	out := windowJSON{
+		Timeline: uint32(w.Timeline), FromLSN: w.FromLSN.String(), FromTime: moment(w.FromTime), ToLSN: w.ToLSN.String(),
+		SegmentsEndLSN: w.SegmentsEnd.String(), ToTime: moment(w.ToTime), Backups: w.Backups, Hole: w.HoleName,
+	}
+	if h := w.Hole; h != nil {
+		out.HoleLast, out.HoleSince, out.HoleOverdue = wal.SegmentName(h.Timeline, h.Last, size).String(), moment(h.Since), h.Overdue(now)
+	}
+	return out
+}
+
+// remark is what ends the window, where that is not simply the last segment.
+func (w windowJSON) remark() string {
+	switch {
+	case w.Hole != "" && w.HoleOverdue:
+		return fmt.Sprintf("HOLE at %s since %s", w.Hole, timeOrDash(w.HoleSince))
+	case w.Hole != "":
+		return w.Hole + " in progress"
+	case w.SegmentsEndLSN != w.ToLSN:
+		return "from " + w.SegmentsEndLSN + " on in pieces"
+	default:
+		return ""
+	}
 }
 
 func infoCommand(e *environment) *cli.Command {
@@ -93,14 +125,12 @@ func gatherCluster(c *cli.Context, repo *catalog.Repository, info catalog.Cluste
 	if err != nil {
 		return out, err
 	}
+	now := time.Now()
 	for _, w := range windows {
-		out.Windows = append(out.Windows, windowJSON{
-			Timeline: uint32(w.Timeline), FromLSN: w.FromLSN.String(), FromTime: moment(w.FromTime), ToLSN: w.ToLSN.String(),
-			ToTime: moment(w.ToTime), Backups: w.Backups, Hole: w.HoleName,
-		})
+		out.Windows = append(out.Windows, windowAsJSON(w, facts.WAL.SegmentSize, now))
 	}
 	for _, t := range facts.WAL.Timelines {
-		out.Timelines = append(out.Timelines, timelineAsJSON(facts.WAL, t, time.Now()))
+		out.Timelines = append(out.Timelines, timelineAsJSON(facts.WAL, t, now))
 	}
 	out.backups, out.WALBytes = facts.Backups, facts.WAL.Bytes()
 	catalog.SortBackups(out.backups)
@@ -134,11 +164,7 @@ func (c clusterJSON) print(e *environment) {
 	} else {
 		t := e.newTable("timeline", "from", "to", "from LSN", "to LSN", "backups", "")
 		for _, w := range c.Windows {
-			remark := ""
-			if w.Hole != "" {
-				remark = "HOLE at " + w.Hole
-			}
-			t.AppendRow([]any{w.Timeline, timeOrDash(w.FromTime), timeOrDash(w.ToTime), w.FromLSN, w.ToLSN, len(w.Backups), remark})
+			t.AppendRow([]any{w.Timeline, timeOrDash(w.FromTime), timeOrDash(w.ToTime), w.FromLSN, w.ToLSN, len(w.Backups), w.remark()})
 		}
 		t.SetTitle("recovery windows")
 		t.Render()
