@@ -1,0 +1,216 @@
+package chaos_test
+
+import (
+	"context"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"pgstow/wal"
+)
+
+// disaster takes the machine away for good: server, data directory, and mostly the spool. What is in the archive is judged, the cluster is
+// restored in the original's place, and what the new server has is compared with what the clients know.
+func (st *stage) disaster(r *rand.Rand) {
+	st.t.Helper()
+	calm, keepSpool, disturbed, patient := r.IntN(4) == 0, r.IntN(4) == 0, r.IntN(2) == 0, r.IntN(3) > 0
+	switch {
+	case calm:
+		st.settle()
+	case patient && st.way.push:
+		st.progress()
+	}
+	st.listen()
+	st.Server.Kill()
+	st.load.Stop()
+	if st.receiver != nil {
+		st.receiver.kill()
+	}
+	st.endStrangers()
+	st.listen()
+	if err := os.RemoveAll(st.Server.Dir); err != nil {
+		st.fatalf("%v", err)
+	}
+	st.makeRoom()
+	if !keepSpool {
+		st.deleteSpool(r)
+	}
+	st.storeUp()
+
+	a := st.list()
+	p := st.promised(a, calm)
+	st.judgeArchive(a)
+	dir := st.restore(r, disturbed)
+	st.recover(r, dir, disturbed)
+	st.judgeServer(p)
+	st.era++
+	st.count("disasters")
+	st.told = map[string]bool{}
+	st.branch = st.branchOf()
+	st.open()
+}
+
+// progress waits until there is something of this era in the archive. It may not come: PostgreSQL starts an archiver that was killed with its
+// command only after ten seconds, and asks one that has failed three times to wait a minute.
+func (st *stage) progress() {
+	st.storeUp()
+	ctx, cancel := context.WithTimeout(st.t.Context(), 12*time.Second)
+	defer cancel()
+	for st.toldTo() <= st.branch.begin && ctx.Err() == nil {
+		st.advance(10, 100*time.Millisecond)
+		st.listen()
+	}
+}
+
+// settle ends the load and waits until the archive has all of it: after whatever has happened, archiving gets on by itself.
+func (st *stage) settle() {
+	st.t.Helper()
+	st.storeUp()
+	st.ready()
+	st.load.Stop()
+	st.count("calm disasters")
+	if st.way.push {
+		name := st.Server.SwitchWAL()
+		st.await("the archiving of "+name, startLimit, func() (bool, error) {
+			st.listen()
+			return st.told[name], nil
+		})
+	}
+	if st.way.receive {
+		st.awaitReceived()
+	}
+}
+
+// awaitReceived waits until the archive has all that the server has written.
+func (st *stage) awaitReceived() {
+	st.t.Helper()
+	at, err := wal.ParseLSN(st.Server.CurrentLSN())
+	if err != nil {
+		st.fatalf("%v", err)
+	}
+	st.await("the receiving of "+at.String(), startLimit, func() (bool, error) { return st.storedTo(st.list()) >= at, nil })
+}
+
+// promised is what the way of archiving promises of the transactions that were acknowledged.
+func (st *stage) promised(a archived, calm bool) promise {
+	stored := max(st.storedTo(a), st.toldTo())
+	return promise{everything: st.way.synchronous || calm, stored: stored}
+}
+
+// judgeArchive fails the test if something that is stored is not right, or something is not stored that the server was told is.
+func (st *stage) judgeArchive(a archived) {
+	st.t.Helper()
+	problems := append(st.audit(a), st.broken(a)...)
+	if len(problems) > 0 {
+		slices.Sort(problems)
+		st.fatalf("the archive after disaster %d:\n%s", st.era+1, strings.Join(problems[:min(len(problems), maxProblems)], "\n"))
+	}
+}
+
+// restore brings the cluster back, and repeats that if it is killed.
+func (st *stage) restore(r *rand.Rand, disturbed bool) string {
+	st.t.Helper()
+	dir := st.NewDir("restored")
+	if after := time.Duration(r.Int64N(int64(time.Second))); disturbed {
+		cmd := st.Command("pgstow", "restore", dir, "--take-over")
+		cmd.Env = append(cmd.Env, st.IdentityEnv()...)
+		if st.killAfter(cmd, after) {
+			st.count("restores killed")
+		} else if cmd.ProcessState.ExitCode() == 0 {
+			return dir
+		}
+	}
+	st.Check(st.RunRestore(dir, "--take-over"), 0)
+	return dir
+}
+
+// recover starts the restored server and waits until it takes writes. Disturbed, the server and its calls of pgstow are killed on the way.
+func (st *stage) recover(r *rand.Rand, dir string, disturbed bool) {
+	st.t.Helper()
+	st.Server = st.Attach(dir)
+	for _, v := range st.IdentityEnv() {
+		name, value, _ := strings.Cut(v, "=")
+		st.Server.SetEnv(name, value)
+	}
+	kills := r.IntN(4)
+	for range kills {
+		after, server, pick := time.Duration(r.Int64N(int64(400*time.Millisecond))), r.IntN(2) == 0, r.IntN(1<<20)
+		if !disturbed {
+			continue
+		}
+		st.disturb(after, server, pick)
+	}
+	st.start()
+}
+
+// disturb lets a recovery run for a while and kills the server or its restore_command.
+func (st *stage) disturb(after time.Duration, server bool, pick int) {
+	if !st.Server.Running() {
+		if err := st.Server.Launch(); err != nil {
+			st.fatalf("%v", err)
+		}
+	}
+	rest(st.t.Context(), after)
+	st.count("recoveries disturbed")
+	if server {
+		st.Server.Kill()
+		return
+	}
+	if pid := st.aStranger(pick); pid != 0 {
+		_ = syscall.Kill(pid, syscall.SIGKILL)
+	}
+}
+
+// judgeServer fails the test if the restored server breaks the promise.
+func (st *stage) judgeServer(p promise) {
+	st.t.Helper()
+	rows, err := readRows(st.t.Context(), st.Server)
+	if err != nil {
+		st.fatalf("the restored rows: %v", err)
+	}
+	v := st.ledger.Judge(rows, p)
+	if len(v.problems) > 0 {
+		st.fatalf("after disaster %d the restored cluster is wrong (%d transactions were promised, %d are there):\n%s", st.era+1, v.due, v.present, v)
+	}
+	gone, alive := st.ledger.Settle(v)
+	st.counts["acknowledged and lost by right"] += gone
+	st.t.Logf("round %d, disaster %d: %d transactions were promised, %d are there, %d of them without an answer; %d acknowledged ones are lost by right; stored up to %s",
+		st.round, st.era+1, v.due, alive, v.unplanned, gone, p.stored)
+}
+
+// branchOf is the timeline of the restored server.
+func (st *stage) branchOf() branch {
+	st.t.Helper()
+	st.Server.Exec("CHECKPOINT") // it writes the timeline into pg_control
+	n, err := strconv.ParseUint(st.Server.Value("SELECT timeline_id FROM pg_control_checkpoint()"), 10, 32)
+	if err != nil {
+		st.fatalf("%v", err)
+	}
+	tli := wal.TimelineID(n)
+	b, err := os.ReadFile(filepath.Join(st.Server.Dir, "pg_wal", wal.HistoryName(tli).String()))
+	if err != nil {
+		st.fatalf("%v", err)
+	}
+	h, err := wal.ParseHistory(tli, b)
+	if err != nil {
+		st.fatalf("%v", err)
+	}
+	_, fork, ok := h.Parent()
+	if !ok {
+		st.fatalf("timeline %d has no parent", tli)
+	}
+	return branch{tli, fork}
+}
+
+// makeRoom ends that the spool is full.
+func (st *stage) makeRoom() {
+	if st.full != nil {
+		st.full()
+		st.full = nil
+	}
+}
