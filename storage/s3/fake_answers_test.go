@@ -100,12 +100,29 @@ func TestAnswers(t *testing.T) {
 }
 
 func TestAnswerThatIsNotS3s(t *testing.T) {
-	for _, status := range []int{200, 404, 502} {
-		_, s := newFake(t, step{status: status, body: "<html>hotel wifi", header: map[string]string{"Content-Type": "text/html"}})
-		_, err := s.Put(t.Context(), "k", nil, storage.IfAbsent)
-		if err == nil || errors.Is(err, storage.ErrNotExist) || errors.Is(err, storage.ErrNoStore) {
-			t.Errorf("%d: %v", status, err)
+	for _, status := range []int{200, 203, 404, 502} {
+		for _, kind := range []string{"text/html", "text/html; charset=utf-8", "TEXT/HTML"} {
+			page := step{status: status, body: "<html>hotel wifi", header: map[string]string{"Content-Type": kind, "ETag": `"page"`}}
+			_, s := newFake(t, page, page, page, page, page, page)
+			for name, call := range map[string]func() error{
+				"put":    func() error { _, err := s.Put(t.Context(), "k", nil, storage.IfAbsent); return err },
+				"get":    func() error { _, _, err := s.Get(t.Context(), "k", storage.Range{}); return err },
+				"stat":   func() error { _, err := s.Stat(t.Context(), "k"); return err },
+				"list":   func() error { _, err := list(t, s, "", ""); return err },
+				"delete": func() error { return s.Delete(t.Context(), "k") },
+			} {
+				err := call()
+				if err == nil || !retry.Retryable(err) {
+					t.Errorf("%s, %d %s: %v", name, status, kind, err)
+				}
+			}
 		}
+	}
+	// There are stores that call an empty answer so.
+	empty := step{status: 200, header: map[string]string{"Content-Type": "text/html; charset=UTF-8", "ETag": `"tag"`}}
+	_, s := newFake(t, empty)
+	if _, err := s.Put(t.Context(), "k", nil, storage.IfAbsent); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -4,7 +4,9 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
+	"mime"
 	"net"
 	"net/http"
 	"os"
@@ -50,7 +52,7 @@ func freeze(c aws.HTTPClient, t Timeouts) (aws.HTTPClient, error) {
 		return nil, fmt.Errorf("internal error: the SDK replaced the HTTP client by a %T", c)
 	}
 	dialer := &net.Dialer{Timeout: t.Dial, KeepAlive: 15 * time.Second}
-	return b.WithTransportOptions(func(tr *http.Transport) {
+	return noPages{b.WithTransportOptions(func(tr *http.Transport) {
 		tr.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
 			c, err := dialer.DialContext(ctx, network, address)
 			if err != nil {
@@ -62,7 +64,27 @@ func freeze(c aws.HTTPClient, t Timeouts) (aws.HTTPClient, error) {
 		tr.ResponseHeaderTimeout = t.ResponseHeader
 		tr.MaxIdleConns, tr.MaxIdleConnsPerHost, tr.MaxConnsPerHost = maxIdleConns, maxIdleConns, 0
 		tr.IdleConnTimeout = t.Idle * 3 / 4 // before liveConn finds it dead
-	}).Freeze(), nil
+	}).Freeze()}, nil
+}
+
+// noPages turns a web page that says it is a success into an error. Something on the way sends it, a load balancer or the login of a network,
+// and the SDK would take it for a stored object, if it happens to have an ETag, or for an empty list. No answer of S3 is HTML, and neither
+// is any object of ours. Some stores call an empty answer so: that one is left alone.
+type noPages struct{ client aws.HTTPClient }
+
+var errPage = errors.New("the answer is a web page, so it is not the store's")
+
+// Do is aws.HTTPClient's.
+func (c noPages) Do(r *http.Request) (*http.Response, error) {
+	resp, err := c.client.Do(r)
+	if err != nil || resp.StatusCode >= 300 || resp.ContentLength == 0 {
+		return resp, err
+	}
+	if kind, _, err := mime.ParseMediaType(resp.Header.Get("Content-Type")); err != nil || kind != "text/html" {
+		return resp, nil //nolint:nilerr // what cannot be read is no page
+	}
+	_ = resp.Body.Close()
+	return nil, errPage
 }
 
 // liveConn is a connection that fails when nothing moves on it, in either direction, for idle. Without it a peer that
