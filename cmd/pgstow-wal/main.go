@@ -6,6 +6,7 @@ package main
 
 import (
 	"os"
+	"time"
 
 	"pgstow/cmd/internal/hotpath"
 	"pgstow/wal/spool"
@@ -52,11 +53,35 @@ func answered(command string, args, environ []string) bool {
 		return false
 	}
 	if command == hotpath.Push {
-		id, err := spool.Stat(call.Path)
-		return err == nil && s.Stored(call.File, id)
+		return pushed(s, call)
 	}
 	done, err := s.Take(call.File, call.Path)
 	return err == nil && done
+}
+
+// pushed tells whether the file is in the archive already, or is once the worker that stores it now has done so.
+func pushed(s *spool.Spool, call hotpath.Call) bool {
+	id, err := spool.Stat(call.Path)
+	if err != nil {
+		return false
+	}
+	if s.Stored(call.File, id) {
+		return true
+	}
+	done := make(chan bool, 1)
+	go func() { done <- s.AwaitClaim(hotpath.Push, call.File, spool.ClaimStale) }()
+	select {
+	case waited := <-done:
+		return waited && s.Stored(call.File, id)
+	case <-time.After(patience(id.Size)):
+		return false
+	}
+}
+
+// patience is how long a file of size bytes is waited for: as long as a push takes at most by default.
+func patience(size int64) time.Duration {
+	const most, mib, free = time.Minute, 1 << 20, 16
+	return most + time.Duration(max(0, size/mib-free))*time.Second
 }
 
 func message(text string) { _, _ = os.Stderr.WriteString("pgstow-wal: " + text + "\n") }

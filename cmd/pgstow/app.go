@@ -35,6 +35,9 @@ func run(ctx context.Context, e *environment) int {
 		return exitDone
 	}
 	e.report(err, commandIn(app, args))
+	if isWALWorker(e.args) {
+		return exitFailed
+	}
 	if isWALPush(e.args) || isWALFetch(e.args) {
 		return walExit(e.args, err)
 	}

@@ -39,9 +39,9 @@ func walPushCommand(e *environment) *cli.Command {
 			if err != nil {
 				return err
 			}
-			_, err = archive.Push(c.Context, archive.PushOptions{
-				Options: base, Level: level(conf), Deadline: conf.PushDeadline, Host: hostname(), Program: program(),
-			}, args[0])
+			o := pushOptions(base, conf)
+			runAhead(e, conf, &o)
+			_, err = archive.Push(c.Context, o, args[0])
 			return err
 		},
 	}, `archive_command = 'pgstow-wal push %p'
@@ -133,9 +133,12 @@ func archiveOptions(c *cli.Context, e *environment, conf *config.Config, call *h
 	return o, nil
 }
 
-// asTyped reads the arguments behind the word push or fetch as pgstow-wal reads them.
+// asTyped reads the arguments behind the word push or fetch as pgstow-wal reads them. A process that was started for such calls has those of
+// the call that started it, behind a word of its own, so that both come to the same spool.
 func asTyped(command string, args []string) (hotpath.Call, error) {
-	return hotpath.Parse(command, args[slices.Index(args, command)+1:])
+	own := map[string]string{hotpath.Push: workerWord}[command]
+	first := slices.IndexFunc(args, func(arg string) bool { return arg == command || own != "" && arg == own })
+	return hotpath.Parse(command, args[first+1:])
 }
 
 // openSpool opens the spool of this call; without one everything works, only slower.

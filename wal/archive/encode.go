@@ -14,9 +14,13 @@ type encoded struct {
 	bytes  []byte
 	mapped bool
 	f      *os.File
+	done   func() // when the bytes are needed no more; nil: nobody wants to know
 }
 
 func (e *encoded) close() {
+	if e.done != nil {
+		e.done()
+	}
 	if e.mapped {
 		_ = syscall.Munmap(e.bytes)
 	}
@@ -25,14 +29,23 @@ func (e *encoded) close() {
 	}
 }
 
-// encode makes the object once per call.
-func (o *PushOptions) encode(repo *catalog.Repository, h object.Header, p *pushFile) (*encoded, error) {
+// encode makes the object once per call. In a lane it is valid until the lane's next one.
+func (o *PushOptions) encode(repo *catalog.Repository, h object.Header, p *pushFile, l *lane) (*encoded, error) {
 	w := repo.WriterOptions()
 	w.Level, w.Concurrency, w.Hash, w.Verify = o.Level, pushConcurrency, true, !o.SkipVerify
+	if l != nil {
+		w.Concurrency = l.width
+	}
 	if p.mapped {
 		return encodeLarge(w, h, p.plain, o.Spool.Dir())
 	}
-	b, err := object.EncodeAll(w, h, p.plain)
+	var b []byte
+	var err error
+	if l == nil {
+		b, err = object.EncodeAll(w, h, p.plain)
+	} else {
+		b, err = l.encode(repo, w, h, p.plain)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("encode: %w", err)
 	}

@@ -26,6 +26,12 @@ type PushOptions struct {
 	Host, Program string
 	// SkipVerify leaves out decoding what was just encoded.
 	SkipVerify bool
+	// StartWorker is called, at most once, when other files wait to be archived too: it may start a process that calls [RunWorker] and
+	// return at once. nil: there is no worker.
+	StartWorker func() error
+	// Beside is how many of the waiting files this call stores at a time beside its own, where no worker can: it stays at most as long
+	// again as its own file took. 0: none.
+	Beside int
 }
 
 // Outcome says how a push came to its success.

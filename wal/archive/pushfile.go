@@ -64,7 +64,7 @@ func (p *pushFile) close() {
 }
 
 // read takes the file's bytes, and makes sure that it did not change meanwhile.
-func (p *pushFile) read() error {
+func (p *pushFile) read(l *lane) error {
 	limit := int64(maxSmall)
 	if p.name.Kind == wal.Segment || p.name.Kind == wal.Partial {
 		limit = int64(wal.MaxSegmentSize)
@@ -82,7 +82,7 @@ func (p *pushFile) read() error {
 		p.plain, p.mapped = b, true
 		return nil
 	}
-	p.plain = make([]byte, p.id.Size)
+	p.plain = l.room(int(p.id.Size))
 	if _, err := io.ReadFull(p.f, p.plain); err != nil {
 		return fmt.Errorf("read %s: %w", p.path, err)
 	}

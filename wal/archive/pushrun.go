@@ -30,21 +30,51 @@ func push(ctx context.Context, o PushOptions, path string) (PushResult, error) {
 	if o.Spool.Stored(p.base, p.id) {
 		return PushResult{Name: p.base, Outcome: Marked}, nil
 	}
+	outer := ctx
 	ctx, cancel := context.WithTimeoutCause(ctx, o.total(p.id.Size), errDeadline)
 	defer cancel()
-	result, err := o.run(ctx, p)
+	pulse, marked, err := o.claimOwn(ctx, p)
 	if err != nil {
-		var refused *RefusedError
-		if !errors.As(err, &refused) {
-			// Whatever is wrong, the next call looks at the archive anew.
-			o.Spool.Forget(archiveRecord)
-		}
+		return PushResult{Name: p.base}, fmt.Errorf("push %s: %w", p.base, err)
+	}
+	defer pulse.end()
+	if marked {
+		return PushResult{Name: p.base, Outcome: Marked}, nil
+	}
+	began := time.Now()
+	beside := &beside{o: &o, p: p}
+	result, err := o.run(ctx, p, attempt{pulse: pulse, opened: func() { beside.start(outer) }})
+	beside.finish(time.Since(began), err)
+	if err != nil {
+		o.forget(err)
 		return result, fmt.Errorf("push %s: %w", p.base, explain(ctx, err))
 	}
+	o.mark(p)
+	return result, nil
+}
+
+// forget drops what the spool remembers of the archive after an error: whatever is wrong, the next call looks at it anew.
+func (o *PushOptions) forget(err error) {
+	var refused *RefusedError
+	if !errors.As(err, &refused) {
+		o.Spool.Forget(archiveRecord)
+	}
+}
+
+// mark notes that the archive has confirmed the file.
+func (o *PushOptions) mark(p *pushFile) {
 	if err := o.Spool.MarkStored(p.base, p.id); err != nil {
 		o.warn("the spool could not be written: %v", err)
 	}
-	return result, nil
+	o.clearTrouble(p.base)
+}
+
+// attempt is what one way of storing a file brings along: the zero value for a call that is alone.
+type attempt struct {
+	pulse  *pulse       // tells those who wait that this one gets on
+	lane   *lane        // memory to use again; nil: new memory
+	opened func()       // called when the archive is open, before the long work; nil: nobody is
+	repo   *openArchive // an archive that is open already, or will be for the next one
 }
 
 func (o *PushOptions) setDefaults() {
@@ -66,15 +96,21 @@ func (o *PushOptions) total(size int64) time.Duration {
 	return o.Deadline + time.Duration(max(0, (size+mib-1)/mib-free))*time.Second
 }
 
-func (o *PushOptions) run(ctx context.Context, p *pushFile) (PushResult, error) {
-	result := PushResult{Name: p.base}
-	ready, err := o.prepare(ctx, p)
+func (o *PushOptions) run(ctx context.Context, p *pushFile, a attempt) (PushResult, error) {
+	ready, err := o.prepare(ctx, p, a)
 	if err != nil {
-		return result, err
+		return PushResult{Name: p.base}, err
 	}
 	defer ready.encoded.close()
-	own := ready.header
+	return o.send(ctx, p, ready, a)
+}
+
+// send stores what was prepared.
+func (o *PushOptions) send(ctx context.Context, p *pushFile, ready *prepared, a attempt) (PushResult, error) {
+	result, own := PushResult{Name: p.base}, ready.header
 	result.Key, result.PlainSize, result.StoredSize, result.AsPartial = ready.key, own.PlainSize, own.StoredSize, p.partial
+	ctx = a.pulse.sending(ctx)
+	var err error
 	result.Outcome, err = o.store(ctx, ready.repo, ready.key, own, ready.encoded.bytes)
 	return result, err
 }
@@ -87,24 +123,27 @@ type prepared struct {
 	encoded *encoded
 }
 
-func (o *PushOptions) prepare(ctx context.Context, p *pushFile) (*prepared, error) {
+func (o *PushOptions) prepare(ctx context.Context, p *pushFile, a attempt) (*prepared, error) {
 	s, err := findServer(ctx, &o.Options)
 	if err != nil {
 		return nil, err
 	}
-	if err := p.read(); err != nil {
+	if err := p.read(a.lane); err != nil {
 		return nil, err
 	}
 	if err := p.inspect(s); err != nil {
 		return nil, err
 	}
-	repo, err := o.open(ctx, s, p)
+	repo, err := a.repo.open(ctx, o, s, p)
 	if err != nil {
 		return nil, err
 	}
+	if a.opened != nil {
+		a.opened()
+	}
 	h := p.header
 	h.Time, h.Host, h.DataDirectory, h.Program = o.Now(), o.Host, absolute(o.PGData), o.Program
-	encoded, err := o.encode(repo, h, p)
+	encoded, err := o.encode(repo, h, p, a.lane)
 	if err != nil {
 		return nil, err
 	}

@@ -51,7 +51,7 @@ func Resolve(ctx context.Context, o PushOptions, path string, keep Keep) (Resolv
 }
 
 func (o *PushOptions) resolve(ctx context.Context, p *pushFile, keep Keep) (ResolveResult, error) {
-	local, err := o.prepare(ctx, p)
+	local, err := o.prepare(ctx, p, attempt{})
 	if err != nil {
 		return ResolveResult{}, err
 	}

@@ -30,9 +30,10 @@ const ClaimStale = 2 * time.Second
 
 // Claim is held until Release, or until the process ends. All methods work on a nil *Claim, and are for one goroutine at a time.
 type Claim struct {
-	path string
-	f    *os.File
-	beat time.Time
+	path   string
+	folder string // to be removed with its last claim; "": stays
+	f      *os.File
+	beat   time.Time
 }
 
 // Claim takes the claim of this kind on a WAL file's name; false means that somebody else has it and gets on with it, or that the spool
@@ -41,10 +42,20 @@ func (s *Spool) Claim(kind, name string) (*Claim, bool) {
 	if s == nil || !validName(kind) || !validName(name) {
 		return nil, false
 	}
-	if err := os.Mkdir(filepath.Join(s.dir, claimsFolder), 0o700); err != nil && !errors.Is(err, os.ErrExist) {
-		return nil, false
+	for range claimTries { // the folder goes with the last claim, so another's may take it away between
+		if err := os.Mkdir(filepath.Join(s.dir, claimsFolder), 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+			return nil, false
+		}
+		c, err := take(s.claimPath(kind, name), ClaimStale)
+		if err == nil {
+			c.folder = filepath.Join(s.dir, claimsFolder)
+			return c, true
+		}
+		if !errors.Is(err, os.ErrNotExist) {
+			return nil, false
+		}
 	}
-	return take(s.claimPath(kind, name), ClaimStale)
+	return nil, false
 }
 
 // Lock takes the lock of this kind for the whole spool, or takes it over from a holder whose last beat is older than stale.
@@ -52,7 +63,8 @@ func (s *Spool) Lock(kind string, stale time.Duration) (*Claim, bool) {
 	if s == nil || !validName(kind) {
 		return nil, false
 	}
-	return take(filepath.Join(s.dir, kind+lockSuffix), stale)
+	c, err := take(filepath.Join(s.dir, kind+lockSuffix), stale)
+	return c, err == nil
 }
 
 // Locked tells whether somebody has the lock of this kind and has beaten within stale.
@@ -119,7 +131,7 @@ func (s *Spool) DropClaims(kind string) {
 	}
 	for _, entry := range entries {
 		if name, ok := cutKind(entry.Name(), kind); ok && validName(name) {
-			if c, ok := take(s.claimPath(kind, name), ClaimStale); ok {
+			if c, err := take(s.claimPath(kind, name), ClaimStale); err == nil {
 				c.Release()
 			}
 		}
@@ -160,21 +172,26 @@ func (c *Claim) Release() {
 	if isAt(c.f, c.path) {
 		_ = os.Remove(c.path)
 	}
+	if c.folder != "" {
+		_ = os.Remove(c.folder) // only an empty one
+	}
 	_ = c.f.Close()
 }
 
+var errClaimed = errors.New("somebody else has it")
+
 // take makes or opens the file at path and locks it. A file that was removed or replaced between is tried again.
-func take(path string, stale time.Duration) (*Claim, bool) {
+func take(path string, stale time.Duration) (*Claim, error) {
 	for range claimTries {
 		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0o600)
 		if err != nil {
-			return nil, false
+			return nil, err
 		}
 		switch err := flock(f, syscall.LOCK_EX|syscall.LOCK_NB); {
 		case err == nil && isAt(f, path):
 			c := &Claim{path: path, f: f}
 			c.Beat()
-			return c, true
+			return c, nil
 		case err == nil: // on a file that others do not see any more
 		case errors.Is(err, syscall.EWOULDBLOCK) && fresh(f, stale) <= 0:
 			// The holder hangs. Its lock cannot be broken, but the file can be exchanged; the holder finds that out by Held.
@@ -183,11 +200,11 @@ func take(path string, stale time.Duration) (*Claim, bool) {
 			}
 		default:
 			_ = f.Close()
-			return nil, false
+			return nil, errClaimed
 		}
 		_ = f.Close()
 	}
-	return nil, false
+	return nil, errClaimed
 }
 
 // held opens the file at path if somebody has locked it.

@@ -5,6 +5,7 @@ import (
 	"hash/crc32"
 	"os"
 	"path/filepath"
+	"strconv"
 	"syscall"
 )
 
@@ -96,9 +97,25 @@ func (s *Spool) MarkStored(name string, id FileID) error {
 	return f.Close()
 }
 
+// markOffset is where the mark of a name lies. Segments that follow each other, of whatever size, must not meet in one slot as far as anybody
+// runs ahead, so it comes from the numbers in their names; logStep is near the golden section of markSlots, so that logs of few
+// segments stay apart too.
 func markOffset(name string) int64 {
-	return int64(crc32.Checksum([]byte(name), castagnoli())%markSlots) * markSize
+	slot := uint64(crc32.Checksum([]byte(name), castagnoli()))
+	if len(name) == nameOfSegment {
+		log, err1 := strconv.ParseUint(name[8:16], 16, 32)
+		segment, err2 := strconv.ParseUint(name[16:], 16, 32)
+		if err1 == nil && err2 == nil {
+			slot = log*logStep + segment
+		}
+	}
+	return int64(slot%markSlots) * markSize
 }
+
+const (
+	nameOfSegment = 24 // length of the name of a whole segment: timeline, log and segment in hex
+	logStep       = 633
+)
 
 func encodeMark(name string, id FileID) [markSize]byte {
 	var b [markSize]byte

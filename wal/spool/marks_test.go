@@ -1,6 +1,7 @@
 package spool_test
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"sync"
@@ -127,21 +128,26 @@ func TestMarksStayBounded(t *testing.T) {
 }
 
 func TestNeighboursKeepTheirMarks(t *testing.T) {
-	s, _ := create(t)
-	const ahead = 32 // more than any worker runs ahead
-	for i := range ahead {
-		if err := s.MarkStored(walName(i), spool.FileID{Size: int64(i)}); err != nil {
-			t.Fatal(err)
+	const ahead = 160                                                                 // more than any worker runs ahead
+	for _, perLog := range []int{4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096} { // segments of 1 GiB to 1 MiB
+		s, _ := create(t)
+		name := func(i int) string { return fmt.Sprintf("%08X%08X%08X", 1, i/perLog, i%perLog) }
+		for first := 0; first < 2*4096; first += 1000 {
+			for i := first; i < first+ahead; i++ {
+				if err := s.MarkStored(name(i), spool.FileID{Size: int64(i)}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			lost := 0
+			for i := first; i < first+ahead; i++ {
+				if !s.Stored(name(i), spool.FileID{Size: int64(i)}) {
+					lost++
+				}
+			}
+			if lost > 0 {
+				t.Fatalf("%d segments a log, from %s: %d of %d neighbours share a slot", perLog, name(first), lost, ahead)
+			}
 		}
-	}
-	lost := 0
-	for i := range ahead {
-		if !s.Stored(walName(i), spool.FileID{Size: int64(i)}) {
-			lost++
-		}
-	}
-	if lost > 0 {
-		t.Fatalf("%d of %d neighbours share a slot", lost, ahead)
 	}
 }
 

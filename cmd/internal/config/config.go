@@ -41,6 +41,8 @@ type Config struct {
 	RateLimit        int64         // bytes per second to and from the store, 0: no limit
 	InFlight         int           // requests to the store at once
 	PushDeadline     time.Duration // a push gives up after this
+	PushAhead        int           // files that are stored at a time before the server asks for them, 0: none
+	PushAheadIdle    time.Duration // the worker that does so ends when there was nothing to do for so long
 	FetchDeadline    time.Duration // a fetch outside standby mode gives up after this
 	StoreDeadline    time.Duration // one store operation of the other commands gives up after this, retries included
 	ArchiveTimeout   time.Duration // backup create waits so long for its WAL in the archive
@@ -54,6 +56,8 @@ const (
 	DefaultCluster        = "main"
 	DefaultInFlight       = 32
 	DefaultPushDeadline   = 60 * time.Second
+	DefaultPushAhead      = 8
+	DefaultPushAheadIdle  = 10 * time.Second
 	DefaultFetchDeadline  = 15 * time.Minute
 	DefaultStoreDeadline  = 2 * time.Minute
 	DefaultArchiveTimeout = 30 * time.Minute
@@ -152,6 +156,8 @@ func keys() []key {
 		}, func(c *Config) string { return strconv.FormatInt(c.RateLimit, 10) }},
 		countKey("in_flight", 1, func(c *Config) *int { return &c.InFlight }),
 		durationKey("push_deadline", func(c *Config) *time.Duration { return &c.PushDeadline }),
+		countKey("push_ahead", 0, func(c *Config) *int { return &c.PushAhead }),
+		durationKey("push_ahead_idle", func(c *Config) *time.Duration { return &c.PushAheadIdle }),
 		durationKey("fetch_deadline", func(c *Config) *time.Duration { return &c.FetchDeadline }),
 		durationKey("store_deadline", func(c *Config) *time.Duration { return &c.StoreDeadline }),
 		durationKey("archive_timeout", func(c *Config) *time.Duration { return &c.ArchiveTimeout }),
@@ -170,7 +176,8 @@ type Sources struct {
 // warning is fatal: for `wal push` and `wal fetch` it must not be (a stray variable must never stop archiving), elsewhere it is.
 func Load(s Sources) (*Config, []string, error) {
 	c := &Config{
-		Cluster: DefaultCluster, Compression: "fastest", InFlight: DefaultInFlight, PushDeadline: DefaultPushDeadline, FetchDeadline: DefaultFetchDeadline,
+		Cluster: DefaultCluster, Compression: "fastest", InFlight: DefaultInFlight, PushDeadline: DefaultPushDeadline,
+		PushAhead: DefaultPushAhead, PushAheadIdle: DefaultPushAheadIdle, FetchDeadline: DefaultFetchDeadline,
 		StoreDeadline: DefaultStoreDeadline, ArchiveTimeout: DefaultArchiveTimeout, sources: map[string]string{},
 	}
 	environ, path := settingsIn(s.Environ), s.File

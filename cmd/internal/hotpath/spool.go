@@ -95,6 +95,15 @@ func (c Call) deciding() []string {
 	return flags
 }
 
+// Roots lists where the spools of calls with these flags and this environment may be, whatever their data directory.
+func (c Call) Roots(environ []string) ([]string, error) {
+	config, err := c.config(environ)
+	if err != nil {
+		return nil, err
+	}
+	return c.roots(config, environ), nil
+}
+
 func (c Call) roots(config []byte, environ []string) []string {
 	root := c.value("spool", environ)
 	if root == "" {
