@@ -58,6 +58,8 @@ type Target struct {
 	Name      string
 	Exclusive bool // stop before the target instead of after it; for time, LSN and xid
 	Timeline  TimelineChoice
+	// StopAtHole: with TargetLatest, a hole is as good as the end of the archive. The WAL behind it is given up.
+	StopAtHole bool
 }
 
 // String is for messages: "time 2026-11-24 15:45:00 UTC on timeline latest".

@@ -268,7 +268,11 @@ func (p *planner) reach(ctx context.Context, c candidate, path *walPath, plan *P
 		return nil
 	case TargetLatest:
 		if path.hole != nil {
-			return p.short(ctx, c, path)
+			if !p.t.StopAtHole {
+				return p.short(ctx, c, path)
+			}
+			gap := path.gapError(p.f.WAL, c.b.ID)
+			plan.Notes = append(plan.Notes, fmt.Sprintf("recovery ends at %s, before the missing segment %s: what the archive has from %s on is given up", gap.Reached, gap.First, gap.Next))
 		}
 		plan.StopTime, err = p.lastCommit(ctx, path, c.b.Stop)
 		return err

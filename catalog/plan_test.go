@@ -134,6 +134,8 @@ func TestPlanErrors(t *testing.T) {
 		{"unknown name", nil, catalog.Target{Kind: catalog.TargetName, Name: "x"}, "", []string{`restore point "x"`, "no restore point of this name"}},
 		{"hole before the target", []wal.SegmentNumber{7}, catalog.Target{}, "", []string{"000000020000000000000007 is missing", "goes on with 000000020000000000000008", "20261124T154900Z-bbbb", "0/700000"}},
 		{"hole of several", []wal.SegmentNumber{5, 6}, catalog.Target{}, "20261124T154600Z-aaaa", []string{"000000010000000000000005 to 000000020000000000000006 are missing"}},
+		{"hole that is taken for the end", []wal.SegmentNumber{7}, catalog.Target{StopAtHole: true}, "", nil},
+		{"hole before the backup is consistent", []wal.SegmentNumber{4}, catalog.Target{StopAtHole: true}, "20261124T154900Z-bbbb", []string{"000000010000000000000004 is missing"}},
 		{"hole behind the target", []wal.SegmentNumber{7}, catalog.Target{Kind: catalog.TargetTime, Time: at(5)}, "", nil},
 		{"hole in the backup's own WAL", []wal.SegmentNumber{4}, catalog.Target{Kind: catalog.TargetImmediate}, "20261124T154900Z-bbbb", []string{"000000010000000000000004 is missing"}},
 		{"an older backup will do", []wal.SegmentNumber{4}, catalog.Target{Kind: catalog.TargetImmediate}, "", nil},

@@ -87,6 +87,9 @@ func restoreOptions(c *cli.Context, conf *config.Config, dir string) (o restore.
 	if o.Target.Timeline.ID != 0 {
 		command = append([]string{"--timeline", o.Target.Timeline.ID.String()}, command...)
 	}
+	if o.Target.StopAtHole {
+		command = append([]string{"--stop-at-hole"}, command...)
+	}
 	o.RestoreCommand, err = walCommandLine(conf, "fetch", command...)
 	return o, err
 }

@@ -20,6 +20,7 @@ func targetFlags() []cli.Flag {
 		&cli.StringFlag{Name: "to-name", Usage: "recover to the restore point `NAME`", Category: category},
 		&cli.BoolFlag{Name: "immediate", Usage: "stop as soon as the backup is consistent", Category: category},
 		&cli.BoolFlag{Name: "exclusive", Usage: "stop before the target, not after it (time, LSN, xid)", Category: category},
+		&cli.BoolFlag{Name: "stop-at-hole", Usage: "without another target: recover up to the first WAL that is missing, and give up what is behind it", Category: category},
 		&cli.StringFlag{Name: "timeline", Usage: "follow timeline `N`, latest or current", Value: "latest", Category: category},
 	}
 }
@@ -62,6 +63,9 @@ func targetOf(c *cli.Context) (catalog.Target, error) {
 	}
 	if t.Exclusive && t.Kind != catalog.TargetTime && t.Kind != catalog.TargetLSN && t.Kind != catalog.TargetXID {
 		return t, usage("--exclusive goes with --to-time, --to-lsn or --to-xid")
+	}
+	if t.StopAtHole = c.Bool("stop-at-hole"); t.StopAtHole && t.Kind != catalog.TargetLatest {
+		return t, usage("--stop-at-hole goes without %s, which says where recovery ends", given[0])
 	}
 	t.Timeline, err = parseTimeline(c.String("timeline"))
 	return t, err
