@@ -97,6 +97,7 @@ func (st *stage) killChild(r *rand.Rand) {
 }
 
 func (st *stage) killOne(r *rand.Rand) {
+	st.call()
 	if pid := st.aStranger(r.IntN(1 << 20)); pid != 0 {
 		_ = syscall.Kill(pid, syscall.SIGKILL)
 		st.count("pgstow killed")
@@ -104,6 +105,7 @@ func (st *stage) killOne(r *rand.Rand) {
 }
 
 func (st *stage) killAll(r *rand.Rand) {
+	st.call()
 	if st.aStranger(r.IntN(1<<20)) == 0 {
 		return
 	}
@@ -126,6 +128,7 @@ func (st *stage) reboot(r *rand.Rand) {
 
 func (st *stage) stopOne(r *rand.Rand) {
 	commits := r.IntN(3 * someCommits)
+	st.call()
 	pid := st.aStranger(r.IntN(1 << 20))
 	if pid == 0 {
 		return
@@ -159,9 +162,15 @@ func (st *stage) freezeStore(r *rand.Rand) {
 
 func (st *stage) switchSegments(r *rand.Rand) {
 	for range 1 + r.IntN(4) {
-		// The server may be on its way down, or wait for the store.
-		_ = st.Server.TryExec("postgres", "SELECT pg_logical_emit_message(false, 'switch', 'x'); SELECT pg_switch_wal()")
+		st.call()
 		st.advance(5, 100*time.Millisecond)
+	}
+}
+
+// call ends the segment, so that there is something to do for pgstow. The server may be on its way down.
+func (st *stage) call() {
+	if st.Server.TryExec("postgres", "SELECT pg_logical_emit_message(false, 'switch', 'x'); SELECT pg_switch_wal()") != nil {
+		st.count("switches failed")
 	}
 }
 

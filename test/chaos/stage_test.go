@@ -100,6 +100,9 @@ func newStage(t *testing.T, sc scenario) *stage {
 	t.Cleanup(func() {
 		if t.Failed() {
 			t.Logf("seed %d, round %d, after disaster %d: PGSTOW_TEST_SEED=%d makes the same choices again", st.seed, st.round, st.era, st.seed)
+			if st.receiver != nil {
+				t.Logf("end of what the receiver has said:\n%s", st.receiver.tail())
+			}
 		}
 	})
 	st.random = rand.New(rand.NewPCG(st.seed, 0))
@@ -225,10 +228,8 @@ const startLimit = 2 * time.Minute
 func (st *stage) start() {
 	st.t.Helper()
 	st.await("the server to take writes", startLimit, func() (bool, error) {
-		if !st.Server.Running() && st.Server.TryStart() != nil {
-			return false, nil
-		}
-		return st.writable(), nil
+		up := st.Server.Running() || st.Server.TryStart() == nil
+		return up && st.writable(), nil
 	})
 }
 
