@@ -15,6 +15,7 @@ import (
 	"pgstow/storage"
 	"pgstow/storage/object"
 	"pgstow/wal/archive"
+	"pgstow/wal/receive"
 )
 
 // The published exit codes (docs/exit-codes.md). What PostgreSQL calls has its own, see walExit.
@@ -46,7 +47,7 @@ func exitCode(err error) int {
 		return exitNoRepository
 	case errors.Is(err, catalog.ErrLeaseHeld), errors.Is(err, catalog.ErrLeaseLost), errors.Is(err, catalog.ErrInUse):
 		return exitLeaseHeld
-	case errors.As(err, &refused), errors.Is(err, catalog.ErrRecipients), errors.Is(err, catalog.ErrClusterMismatch), errors.Is(err, catalog.ErrNoCluster), errors.Is(err, catalog.ErrUnsafeStore):
+	case errors.As(err, &refused), errors.Is(err, catalog.ErrRecipients), errors.Is(err, catalog.ErrClusterMismatch), errors.Is(err, catalog.ErrNoCluster), errors.Is(err, catalog.ErrUnsafeStore), errors.Is(err, receive.ErrServer):
 		return exitRefused
 	case errors.As(err, &unreachable), errors.As(err, &gap):
 		return exitUnreachable
