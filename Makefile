@@ -82,6 +82,10 @@ race: deps ## all tests with the race detector; needs a C compiler
 chaos: deps ## crash and outage tests with ROUNDS=100 rounds each
 	$(REQUIRE) PGSTOW_TEST_ROUNDS=$(ROUNDS) $(GOTEST) -count=1 -v -timeout 4h -run '$(or $(RUN),Chaos|Crash|Kill|Outage|Fault)' $(PKG)
 
+.PHONY: huge
+huge: ## archives of a million segments: times, requests, memory
+	PGSTOW_TEST_ROUNDS=10 $(GOTEST) -count=1 -v -timeout 30m ./test/huge
+
 .PHONY: fuzz
 fuzz: ## every fuzz target for FUZZTIME=10s
 	@for pkg in $$(grep -rl --include='*_test.go' '^func Fuzz' . | xargs -r -n1 dirname | sort -u); do \

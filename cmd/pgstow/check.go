@@ -56,13 +56,14 @@ func checkCommand(e *environment) *cli.Command {
 		Name:  "check",
 		Usage: "prove that archiving and backup work, end to end",
 		Description: `Shows each setting and where it comes from, probes the store, looks for holes in the archive and at the age of the newest backup, and, where
-the server can be reached as libpq reaches it, has it switch to a new segment and waits until that arrives in this very repository.
-Exit status 1 if anything failed.`,
+the server can be reached as libpq reaches it, at what waits to be archived, the space for it and the replication slots, has the server switch
+to a new segment and waits until that arrives in this very repository. Exit status 1 if anything failed.`,
 		Flags: []cli.Flag{
 			systemIDFlag(), jsonFlag(),
 			&cli.BoolFlag{Name: "no-switch", Usage: "do not make the server switch to a new segment"},
 			&cli.BoolFlag{Name: "no-server", Usage: "look at the repository only"},
 			&cli.DurationFlag{Name: "wait", Value: time.Minute, Usage: "wait so long for the switched segment"},
+			&cli.StringFlag{Name: "slot", Usage: "the replication `SLOT` of pgstow wal receive, if its name does not begin with pgstow"},
 			&cli.DurationFlag{Name: "max-backup-age", Usage: "fail if the newest backup is older"},
 		},
 		Action: func(c *cli.Context) error {
@@ -119,6 +120,7 @@ func checkAll(c *cli.Context, e *environment, conf *config.Config, r *checkRepor
 	if !c.Bool("no-server") {
 		server = checkServer(c, conf, repo, r)
 	}
+	checkAhead(e, conf, r)
 	infos, err := clusters(c.Context, c, repo, conf)
 	if errors.Is(err, catalog.ErrNoCluster) {
 		r.fail("cluster", "%s", err)

@@ -43,14 +43,14 @@ func checkServer(c *cli.Context, conf *config.Config, repo *catalog.Repository, 
 		return nil
 	}
 	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
-	facts, err := askServer(ctx, conn)
+	facts, err := askServer(ctx, conn, c.String("slot"))
 	if err != nil {
 		r.fail("server", "%s", err)
 		return nil
 	}
 	r.ok("server", "PostgreSQL %s at %s, system identifier %s", facts.version, facts.dataDirectory, facts.systemID)
 	facts.judge(r)
-	judgeSlots(facts.slots, facts.slotLimit, r)
+	judgeSlots(facts.slots, facts.slotLimit, c.String("slot"), r)
 	facts.judgeBacklog(r)
 	if facts.recovery {
 		facts.judgeTimeline(ctx, conf, repo, r)
@@ -64,7 +64,7 @@ func checkServer(c *cli.Context, conf *config.Config, repo *catalog.Repository, 
 	return &facts
 }
 
-func askServer(ctx context.Context, conn *pgx.Conn) (f serverFacts, err error) {
+func askServer(ctx context.Context, conn *pgx.Conn, receiver string) (f serverFacts, err error) {
 	var written, timeline int64
 	err = conn.QueryRow(ctx, `SELECT current_setting('server_version'), current_setting('archive_mode'), current_setting('archive_command'),
 		current_setting('wal_level'), current_setting('data_directory'), current_setting('max_slot_wal_keep_size'), pg_is_in_recovery(),
@@ -78,7 +78,7 @@ func askServer(ctx context.Context, conn *pgx.Conn) (f serverFacts, err error) {
 		return f, fmt.Errorf("ask the server for its settings (a superuser or pg_monitor is needed): %w", err)
 	}
 	f.written, f.timeline = wal.LSN(written), wal.TimelineID(timeline)
-	if f.slots, err = askSlots(ctx, conn); err != nil {
+	if f.slots, err = askSlots(ctx, conn, receiver); err != nil {
 		return f, fmt.Errorf("ask the server for its replication slots: %w", err)
 	}
 	return f, nil

@@ -4,7 +4,10 @@ import (
 	"time"
 
 	"pgstow/catalog"
+	"pgstow/cmd/internal/config"
+	"pgstow/cmd/internal/hotpath"
 	"pgstow/wal"
+	"pgstow/wal/archive"
 )
 
 // checkWAL looks for holes in the archive, and at how far the stream of pieces is. server is the one that the archive is of, if check could
@@ -63,4 +66,22 @@ func checkStream(index *catalog.WALIndex, t *catalog.TimelineWAL, server *server
 		return
 	}
 	r.ok("receive", "the archive ends at %s, the newest piece came %s ago", end, age)
+}
+
+// checkAhead tells the last thing that went wrong in the background, where files are stored before the server asks for them: nobody else would
+// speak of it unless the server's own try fails too.
+func checkAhead(e *environment, conf *config.Config, r *checkReport) {
+	roots := []string{conf.Spool}
+	if conf.Spool == "" {
+		var err error
+		if roots, err = (hotpath.Call{Command: hotpath.Push}).Roots(e.environ); err != nil {
+			r.warn("ahead", "%s", err)
+			return
+		}
+	}
+	for _, t := range archive.Troubles(time.Now(), roots...) {
+		if t.Cluster == conf.Cluster {
+			r.warn("ahead", "storing %s of %s before the server asked for it failed at %s: %s", t.Name, t.PGData, timeText(t.Time), t.Text)
+		}
+	}
 }

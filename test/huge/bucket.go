@@ -78,8 +78,10 @@ func (b *Bucket) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		b.now--
 		b.mu.Unlock()
 	}()
-	if b.Latency > 0 {
-		time.Sleep(b.Latency)
+	select {
+	case <-time.After(b.Latency):
+	case <-r.Context().Done():
+		return
 	}
 	_, key, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")
 	if key == "" {
