@@ -28,12 +28,41 @@ const (
 // TestChaosPush: with archive_command alone the restored cluster has each transaction that was acknowledged before the end of the last segment of
 // which the server was told, or which is stored, without a hole.
 func TestChaosPush(t *testing.T) {
-	for _, sc := range []scenario{
-		{name: "1MiB", store: world.MinIO, segMiB: 1},
-		{name: "16MiB", store: world.File, segMiB: 16, encrypted: true},
-	} {
-		sc.way = way{push: true}
-		t.Run(sc.name, func(t *testing.T) { run(t, sc) })
+	each(t, way{push: true},
+		scenario{store: world.MinIO, segMiB: 1},
+		scenario{store: world.File, segMiB: 16, encrypted: true, long: true})
+}
+
+// TestChaosReceive: with pgstow wal receive alone it has each transaction that was acknowledged before the end of the last stored piece.
+func TestChaosReceive(t *testing.T) {
+	each(t, way{receive: true},
+		scenario{store: world.File, segMiB: 16, encrypted: true},
+		scenario{store: world.MinIO, segMiB: 1, long: true})
+}
+
+// TestChaosSynchronous: where the server waits for the receiver it has each transaction that was acknowledged.
+func TestChaosSynchronous(t *testing.T) {
+	each(t, way{receive: true, synchronous: true},
+		scenario{store: world.MinIO, segMiB: 1},
+		scenario{store: world.File, segMiB: 16, long: true})
+}
+
+// TestChaosBoth: push and receive at once store the same bytes under the same names, and keep both promises.
+func TestChaosBoth(t *testing.T) {
+	each(t, way{push: true, receive: true},
+		scenario{store: world.File, segMiB: 1},
+		scenario{store: world.MinIO, segMiB: 16, encrypted: true, long: true})
+}
+
+// each runs scenarios side by side; the long ones only when rounds are asked for.
+func each(t *testing.T, w way, list ...scenario) {
+	t.Helper()
+	t.Parallel()
+	for _, sc := range list {
+		if sc.way = w; sc.long && os.Getenv("PGSTOW_TEST_ROUNDS") == "" {
+			continue
+		}
+		t.Run(fmt.Sprintf("%s %d MiB", sc.store, sc.segMiB), func(t *testing.T) { run(t, sc) })
 	}
 }
 

@@ -24,7 +24,7 @@ func TestChaosSeesALoss(t *testing.T) {
 	if err := os.WriteFile(script, []byte(text), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	st := newStage(t, scenario{name: "forgetful", way: way{push: true}, store: world.File, segMiB: 1, archiveCommand: script + " %p"})
+	st := newStage(t, scenario{way: way{push: true}, store: world.File, segMiB: 1, archiveCommand: script + " %p"})
 	awaitTold := func() wal.LSN {
 		before := st.toldTo()
 		st.await("another archived segment", time.Minute, func() (bool, error) {

@@ -52,7 +52,8 @@ func (st *stage) disaster(r *rand.Rand) {
 	st.count("disasters")
 	st.told = map[string]bool{}
 	st.branch = st.branchOf()
-	st.open()
+	st.receive()
+	st.write()
 }
 
 // progress waits until there is something of this era in the archive. It may not come: PostgreSQL starts an archiver that was killed with its

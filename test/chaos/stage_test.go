@@ -31,11 +31,11 @@ type way struct {
 
 // scenario is one run.
 type scenario struct {
-	name      string
 	way       way
 	store     string // world.File or world.MinIO
 	segMiB    int
 	encrypted bool
+	long      bool // not without being asked
 	// archiveCommand replaces the one that the world would set.
 	archiveCommand string
 }
@@ -122,8 +122,9 @@ func newStage(t *testing.T, sc scenario) *stage {
 		t.Fatal(err)
 	}
 	st.ref = catalog.ClusterRef{Name: "main", SystemID: id}
+	st.receive()
 	st.Server.Exec(createTable)
-	st.open()
+	st.write()
 	b := st.Backup(st.backupArgs()...)
 	begin, err := wal.ParseLSN(b.StartLSN)
 	if err != nil {
@@ -182,19 +183,27 @@ func identities(t *testing.T, path string) []object.Identity {
 	return ids
 }
 
-// open lets WAL flow and the clients write.
-func (st *stage) open() {
+// receive starts the receiver, if there is to be one.
+func (st *stage) receive() {
 	st.t.Helper()
 	if st.way.receive {
 		st.receiver = startReceiver(st)
 	}
+}
+
+// write lets the clients write.
+func (st *stage) write() {
+	st.t.Helper()
 	st.load = startLoad(st.t, st.Server, st.ledger, st.era, st.segMiB)
 	st.t.Cleanup(st.load.Stop)
 }
 
 // backupArgs are those of every backup: without archive_command only the receiver stores its WAL.
 func (st *stage) backupArgs() []string {
-	return nil
+	if st.way.push {
+		return nil
+	}
+	return []string{"--wal", "include"}
 }
 
 // count notes that something happened.
