@@ -12,6 +12,7 @@ import (
 	"pgstow/storage"
 	"pgstow/storage/object"
 	"pgstow/wal"
+	"pgstow/wal/spool"
 )
 
 // Defaults of FetchOptions.
@@ -39,6 +40,11 @@ type FetchOptions struct {
 	Incomplete bool
 	// StopAtHole takes a hole for the end of WAL.
 	StopAtHole bool
+	// Prefetch is how many segments may be fetched into Spool ahead of a recovery that asks for one after the other; 0: none.
+	Prefetch int
+	// StartPrefetch starts a process that calls Prefetch with the same options, from behind the named segment on. nil: there can be none,
+	// and a call fetches a few beside its own file, staying at most as long again as that took.
+	StartPrefetch func(name string) error
 }
 
 func (o *FetchOptions) setDefaults() {
@@ -54,25 +60,59 @@ func (o *FetchOptions) setDefaults() {
 	}
 }
 
-// recoveryFile is the name under which recovery wants a segment (RestoreArchivedFile in src/backend/access/transam/xlogarchive.c);
-// pg_rewind and people give the file's own name.
-const recoveryFile = "RECOVERYXLOG"
+// The names under which recovery wants a segment and a history (RestoreArchivedFile in src/backend/access/transam/xlogarchive.c); pg_rewind
+// and people give the file's own name.
+const (
+	recoveryFile    = "RECOVERYXLOG"
+	recoveryHistory = "RECOVERYHISTORY"
+)
 
 // Fetch brings the file name to dst: verified, synced, and put there by a rename. An error leaves dst as it was. ErrAbsent (proven) and,
 // in standby mode only, ErrUnreachable are to end a restore_command with 1; any other error with 126, see [FetchExit].
 func Fetch(ctx context.Context, o FetchOptions, name, dst string) error {
 	o.setDefaults()
-	if done, err := o.Spool.Take(name, dst); err != nil || done {
-		if err != nil {
-			err = fmt.Errorf("fetch %s: %w", name, err)
-		}
-		return err
-	}
 	f := &fetch{FetchOptions: o, dst: dst, begin: time.Now(), want: name}
-	if err := f.run(ctx); err != nil {
+	f.open = func() (sink, error) {
+		t, err := openTemporary(dst)
+		return placed{t, dst}, err
+	}
+	if err := f.serve(ctx); err != nil {
 		return fmt.Errorf("fetch %s: %w", name, err)
 	}
 	return nil
+}
+
+// serve takes the file out of the spool, or waits for who is fetching it already, or does it.
+func (f *fetch) serve(ctx context.Context) error {
+	if done, err := f.Spool.Take(f.want, f.dst); err != nil || done {
+		return err
+	}
+	if err := f.parseName(); err != nil {
+		return err
+	}
+	f.findMode()
+	c := f.newCompany()
+	if c == nil {
+		return f.run(ctx)
+	}
+	if f.Spool.AwaitClaim(fetchClaim, f.want, spool.ClaimStale) {
+		if done, err := f.Spool.Take(f.want, f.dst); err != nil || done {
+			return err
+		}
+	}
+	claim, ok := f.Spool.Claim(fetchClaim, f.want)
+	if ok { // it may have come since it was looked for
+		if done, err := f.Spool.Take(f.want, f.dst); err != nil || done {
+			claim.Release()
+			return err
+		}
+	}
+	f.beat, f.found = claim.Beat, func() { c.found(ctx) }
+	began := time.Now()
+	err := f.run(ctx)
+	claim.Release()
+	c.ended(err, time.Since(began))
+	return err
 }
 
 // fetch is one fetch on its way.
@@ -86,16 +126,16 @@ type fetch struct {
 	begin   time.Time
 	corrupt int // how often what came was not sound
 
+	open  func() (sink, error) // where the file goes
+	found func()               // is told when the store has the file; may be nil
+	beat  func()               // is told when something moves; may be nil
+
 	standby  bool // a standby: it asks again for ever, and streams
 	recovery bool // plain archive recovery: what it is told is absent ends it
 	warned   time.Time
 }
 
 func (f *fetch) run(ctx context.Context) error {
-	if err := f.parseName(); err != nil {
-		return err
-	}
-	f.findMode()
 	var err error
 	if f.server, err = findServer(ctx, &f.Options); err != nil {
 		return err
@@ -213,6 +253,7 @@ func (f *fetch) attempt(ctx context.Context) error {
 	outer := ctx
 	ctx, w, stop := watched(ctx, min(f.Stall, f.patience())) // the store's wrapper tries much longer than we may wait
 	defer stop()
+	w.beat = f.beat
 	err := f.look(ctx, w)
 	if err != nil && outer.Err() == nil {
 		err = explain(ctx, err)

@@ -53,7 +53,10 @@ func (f *fetch) receive(w *watch, r io.Reader) error {
 	if err := f.checkHeader(s.Header(), f.name.String()); err != nil {
 		return err
 	}
-	t, err := openTemporary(f.dst)
+	if f.found != nil {
+		f.found()
+	}
+	t, err := f.open()
 	if err != nil {
 		return &localError{err}
 	}
@@ -65,7 +68,7 @@ func (f *fetch) receive(w *watch, r io.Reader) error {
 	if err := f.checkContent(s.Header(), head.b); err != nil {
 		return err
 	}
-	return t.install(f.dst)
+	return t.install()
 }
 
 // checkHeader compares an object's header with what was asked for, and with what this host expects of the repository: whoever may write
@@ -182,11 +185,13 @@ func (t *temporary) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// install makes the file the destination: synced first, since PostgreSQL gives a restored file its final name without reading it back
-// from disk.
+// install makes the file the destination: synced first, unless the server does that itself before it gives a restored file its final name
+// (KeepFileRestoredFromArchive in src/backend/access/transam/xlogarchive.c renames durably, and what was left of an earlier try is removed).
 func (t *temporary) install(dst string) error {
-	if err := t.f.Sync(); err != nil {
-		return &localError{err}
+	if base := filepath.Base(dst); base != recoveryFile && base != recoveryHistory {
+		if err := t.f.Sync(); err != nil {
+			return &localError{err}
+		}
 	}
 	if err := os.Rename(t.path, dst); err != nil {
 		return &localError{err}

@@ -24,6 +24,7 @@ type watch struct {
 	timer  *time.Timer
 	stall  time.Duration
 	cancel context.CancelCauseFunc
+	beat   func() // is told too; nil: nobody is
 }
 
 // watched returns a context that ends with errStalled after stall without progress. stop must be called.
@@ -48,6 +49,9 @@ func (w *watch) moved() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.timer.Reset(w.stall)
+	if w.beat != nil {
+		w.beat()
+	}
 }
 
 // reader watches a body.

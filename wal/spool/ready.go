@@ -50,14 +50,20 @@ func (s *Spool) NewReady(name string) (*Ready, error) {
 	if s == nil || !validName(name) {
 		return nil, &os.PathError{Op: "spool", Path: name, Err: syscall.EINVAL}
 	}
-	if err := os.Mkdir(s.readyDir(), 0o700); err != nil && !errors.Is(err, os.ErrExist) {
-		return nil, err
-	}
-	f, err := os.CreateTemp(s.readyDir(), temporaryPrefix+"*")
+	f, err := os.CreateTemp(s.MakeReady(), temporaryPrefix+"*")
 	if err != nil {
 		return nil, err
 	}
 	return &Ready{s: s, name: name, f: f}, nil
+}
+
+// MakeReady makes the folder of waiting files, if that is possible, and returns it: to be watched.
+func (s *Spool) MakeReady() string {
+	if s == nil {
+		return ""
+	}
+	_ = os.Mkdir(s.readyDir(), 0o700) // who uses it will see
+	return s.readyDir()
 }
 
 // Write adds bytes.
