@@ -108,7 +108,7 @@ func (c *call) moved(n, sum int) {
 	}
 }
 
-// watch breaks a try off when nothing moves for Policy.Attempt.
+// watch breaks a try off when nothing moves for Policy.Attempt, or, while a body is read, hardly anything.
 type watch struct {
 	cancel context.CancelCauseFunc
 	cause  func() error // why the context that it gave ended, if it did
@@ -117,6 +117,29 @@ type watch struct {
 
 	mu      sync.Mutex
 	running bool
+
+	// Of a body: how long was waited for it, and how much came of it, since enough of it came last.
+	waited time.Duration
+	came   int
+}
+
+// minRate is the fewest bytes a second, over Policy.Attempt, at which a body counts as one that moves. Whoever sends a byte now and then could
+// hold up a reader for ever; on another connection there may be somebody who sends the rest.
+const minRate = 1 << 10
+
+// beforeRead lets the time run while a body is read; afterRead says how much came since then.
+func (w *watch) beforeRead() (begin time.Time) {
+	w.start(w.limit - w.waited)
+	return time.Now()
+}
+
+func (w *watch) afterRead(begin time.Time, n int) {
+	w.stop()
+	w.waited += time.Since(begin)
+	w.came += n
+	if float64(w.came) >= w.limit.Seconds()*minRate {
+		w.waited, w.came = 0, 0
+	}
 }
 
 // watch starts one for a try of c, which uses the context that comes with it.
@@ -149,11 +172,12 @@ func (w *watch) again() {
 	}
 }
 
-func (w *watch) start() {
+// start lets the time run; the first time that it runs out in is left.
+func (w *watch) start(left time.Duration) {
 	w.mu.Lock()
+	defer w.mu.Unlock()
 	w.running = true
-	w.mu.Unlock()
-	w.again()
+	w.timer.Reset(left)
 }
 
 func (w *watch) stop() {
@@ -176,6 +200,9 @@ func (w *watch) explain(err error) error {
 	}
 	switch cause := w.cause(); {
 	case errors.Is(cause, errStalled):
+		if w.came > 0 {
+			return fmt.Errorf("only %d bytes came in %v", w.came, w.limit)
+		}
 		return fmt.Errorf("nothing moved for %v", w.limit)
 	case errors.Is(cause, errTotal):
 		return errTotal

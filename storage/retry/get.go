@@ -95,9 +95,9 @@ func (b *body) Read(p []byte) (int, error) {
 		return 0, nil
 	}
 	if b.cur != nil {
-		b.w.start()
+		begin := b.w.beforeRead()
 		n, err := b.cur.Read(p)
-		b.w.stop()
+		b.w.afterRead(begin, n)
 		if err == io.EOF && int64(n) < b.left {
 			err = io.ErrUnexpectedEOF
 		}
@@ -175,7 +175,7 @@ func (s *Store) List(ctx context.Context, prefix, after string) iter.Seq2[storag
 				}
 				last = info.Key
 				c = s.newCall("list", prefix) // each object is a new beginning
-				w.start()
+				w.start(w.limit)
 			}
 			w.end()
 			if failed == nil {

@@ -346,6 +346,61 @@ func TestBodyGivesUp(t *testing.T) {
 	})
 }
 
+// loris is a store whose first answers come a byte now and then.
+type loris struct {
+	storage.Store
+	slow  int // answers that do
+	asked []storage.Range
+}
+
+func (s *loris) Get(ctx context.Context, key string, r storage.Range) (io.ReadCloser, storage.Info, error) {
+	s.asked = append(s.asked, r)
+	body, info, err := s.Store.Get(ctx, key, r)
+	if err == nil && len(s.asked) <= s.slow {
+		body = &lorisBody{ctx, body}
+	}
+	return body, info, err
+}
+
+type lorisBody struct {
+	ctx context.Context
+	io.ReadCloser
+}
+
+func (b *lorisBody) Read(p []byte) (int, error) {
+	select {
+	case <-time.After(1500 * time.Millisecond):
+	case <-b.ctx.Done():
+		return 0, context.Cause(b.ctx)
+	}
+	return b.ReadCloser.Read(p[:1])
+}
+
+// A body that comes a byte now and then is gone on with on another connection.
+func TestSlowLoris(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		inner := &loris{Store: newFile(t), slow: 2}
+		body := bytes.Repeat([]byte("0123456789abcdef"), 10_000)
+		if _, err := inner.Put(t.Context(), "k", body, storage.Any); err != nil {
+			t.Fatal(err)
+		}
+		var events []retry.Event
+		s := retry.New(inner, retry.Policy{Attempt: 10 * time.Second}, func(e retry.Event) { events = append(events, e) })
+		start := time.Now()
+		got, _, err := storage.ReadAll(t.Context(), s, "k", 1<<20)
+		if err != nil || !bytes.Equal(got, body) || time.Since(start) > 25*time.Second {
+			t.Errorf("%d bytes, %v after %v", len(got), err, time.Since(start))
+		}
+		if len(events) != 2 || !strings.Contains(events[0].Err.Error(), "only 6 bytes came in 10s") {
+			t.Errorf("%+v", events)
+		}
+		// What came is not asked for again. The second connection's first byte belongs to its opening.
+		if len(inner.asked) != 3 || inner.asked[1].Offset != 6 || inner.asked[2].Offset < 12 {
+			t.Errorf("asked for %+v", inner.asked)
+		}
+	})
+}
+
 // A reader that takes its time is not stalled, however long it pauses.
 func TestSlowReader(t *testing.T) {
 	bubble(t, retry.Policy{Total: time.Minute, Stall: time.Second}, func(t *testing.T, s *retry.Store, f *fault.Store, events *[]retry.Event) {
