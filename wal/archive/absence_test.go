@@ -1,7 +1,9 @@
 package archive_test
 
 import (
+	"context"
 	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -189,6 +191,48 @@ func TestFetchDeadlineIsShorterThanStall(t *testing.T) {
 		o := w.fetchOptions()
 		o.Stall = time.Hour
 		if err := archive.Fetch(ctx, o, plainSegment, w.destination()); err == nil || ctx.Err() != nil {
+			t.Errorf("%s: %v", signal, err)
+		}
+	}
+}
+
+// trickle is a store whose bodies come a byte at a time.
+type trickle struct{ storage.Store }
+
+func (s trickle) Get(ctx context.Context, key string, r storage.Range) (io.ReadCloser, storage.Info, error) {
+	body, info, err := s.Store.Get(ctx, key, r)
+	if err == nil {
+		body = &trickledBody{ctx, body}
+	}
+	return body, info, err
+}
+
+type trickledBody struct {
+	ctx context.Context
+	io.ReadCloser
+}
+
+func (b *trickledBody) Read(p []byte) (int, error) {
+	if err := b.ctx.Err(); err != nil {
+		return 0, err
+	}
+	time.Sleep(10 * time.Millisecond)
+	return b.ReadCloser.Read(p[:1])
+}
+
+// TestFetchOfATrickle: a body that moves, but hardly, is given up like one that does not.
+func TestFetchOfATrickle(t *testing.T) {
+	t.Parallel()
+	for _, signal := range []string{"recovery.signal", "standby.signal"} {
+		w := newWorld(t)
+		w.push(plainSegment)
+		w.mode(signal)
+		ctx, cancel := contextWithTimeout(t, time.Minute)
+		defer cancel()
+		o := w.fetchOptions()
+		o.Store = trickle{w.below}
+		err := archive.Fetch(ctx, o, plainSegment, w.destination())
+		if err == nil || ctx.Err() != nil || !strings.Contains(err.Error(), "no progress") || errors.Is(err, archive.ErrAbsent) {
 			t.Errorf("%s: %v", signal, err)
 		}
 	}

@@ -54,8 +54,21 @@ func (w *watch) moved() {
 	}
 }
 
+// lives says that there is something, though not enough to be waited for any longer.
+func (w *watch) lives() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.beat != nil {
+		w.beat()
+	}
+}
+
+// minRate is the fewest bytes a second, over the time that a watch allows, at which a body counts as one that moves: a store that sends a byte now
+// and then would hold up recovery, or the promotion of a standby, for ever.
+const minRate = 1 << 10
+
 // reader watches a body.
-func (w *watch) reader(r io.Reader) io.Reader { return watchedReader{w, r} }
+func (w *watch) reader(r io.Reader) io.Reader { return &watchedReader{w: w, r: r} }
 
 // Write takes no bytes, only notice: a slow disk is not a store that does not answer.
 func (w *watch) Write(p []byte) (int, error) {
@@ -64,14 +77,20 @@ func (w *watch) Write(p []byte) (int, error) {
 }
 
 type watchedReader struct {
-	w *watch
-	r io.Reader
+	w    *watch
+	r    io.Reader
+	came int // bytes that have not counted yet
 }
 
-func (r watchedReader) Read(p []byte) (int, error) {
+func (r *watchedReader) Read(p []byte) (int, error) {
 	n, err := r.r.Read(p)
-	if n > 0 {
+	r.came += n
+	switch {
+	case float64(r.came) >= r.w.stall.Seconds()*minRate:
+		r.came = 0
 		r.w.moved()
+	case n > 0:
+		r.w.lives()
 	}
 	return n, err
 }
