@@ -1,6 +1,8 @@
 package receive_test
 
 import (
+	"fmt"
+	"strings"
 	"testing"
 
 	"pgstow/test/e2e/world"
@@ -31,5 +33,132 @@ func TestReceiveAlone(t *testing.T) {
 		restored := w.StartRestored(w.Restore())
 		equal(t, "rows", rows(restored, "shop"), want)
 		restored.Stop(pg.Fast)
+	})
+}
+
+// TestResume: receivers are killed again and again; the next goes on from what the store holds, on a host that cannot decrypt. Each object
+// costs one request, and a full segment one more for its pieces.
+func TestResume(t *testing.T) {
+	t.Parallel()
+	w := world.New(t, world.Options{Store: world.MinIO, Encrypted: true, Count: true, NoArchive: true, WALSegmentSizeMiB: 1})
+	s := w.Server
+	s.Exec("CREATE TABLE t (i int)")
+	r := receive(t, w, "--create-slot")
+	r.awaitText("receiving timeline 1")
+	w.Backup("--wal", "include")
+	for round := range 4 {
+		s.Exec(fmt.Sprintf("INSERT INTO t SELECT %d + generate_series(1, 3000)", 10000*round))
+		awaitStored(t, s)
+		r.kill()
+		s.Exec(fmt.Sprintf("INSERT INTO t SELECT %d + generate_series(5001, 6000)", 10000*round))
+		if round == 2 {
+			s.SwitchWAL()
+		}
+		r = receive(t, w)
+		r.awaitText("receiving timeline 1")
+		s.Exec(fmt.Sprintf("INSERT INTO t VALUES (%d)", 10000*round+9999))
+		awaitStored(t, s)
+	}
+	s.SwitchWAL()
+	s.Exec("INSERT INTO t VALUES (0)")
+	awaitStored(t, s)
+
+	puts := map[string]int{}
+	for _, req := range w.RequestsFor("PUT", "/wal/") {
+		if req.Status == 200 {
+			puts[req.Path]++
+		}
+	}
+	for path, n := range puts {
+		if n != 1 {
+			t.Errorf("%s was stored %d times", path, n)
+		}
+	}
+	if n, most := len(w.RequestsFor("POST", "")), len(segments(w)); n > most {
+		t.Errorf("%d requests to delete for %d full segments", n, most)
+	}
+	for _, key := range pieces(w) {
+		segment, _, _ := strings.Cut(key[strings.LastIndexByte(key, '/')+1:], ".")
+		if len(w.WALKeys(segment)) > 0 && segment != s.Value("SELECT pg_walfile_name(pg_current_wal_lsn())") {
+			for _, name := range segments(w) {
+				if name == segment {
+					t.Errorf("%s is stored, and its piece %s is still there", segment, key)
+				}
+			}
+		}
+	}
+	want := s.Sums()
+	s.Kill()
+	r.kill()
+	restored := w.StartRestored(w.Restore())
+	if d := want.Diff(restored.Sums()); d != "" {
+		t.Error(d)
+	}
+}
+
+// TestSegmentSizes: larger segments are assembled outside of memory.
+func TestSegmentSizes(t *testing.T) {
+	t.Parallel()
+	w := world.New(t, world.Options{NoArchive: true, WALSegmentSizeMiB: 64})
+	s := w.Server
+	r := receive(t, w, "--create-slot")
+	r.awaitText("receiving timeline 1")
+	w.Backup("--wal", "include")
+	s.Exec("CREATE TABLE t AS SELECT generate_series(1, 1000) AS i")
+	first := s.SwitchWAL()
+	s.Exec("INSERT INTO t SELECT generate_series(1001, 2000)")
+	awaitStored(t, s)
+	found := false
+	for _, name := range segments(w) {
+		found = found || name == first
+	}
+	if !found {
+		t.Errorf("%s is not stored: %v", first, segments(w))
+	}
+	want := rows(s, "postgres")
+	s.Kill()
+	r.stop()
+	restored := w.StartRestored(w.Restore())
+	equal(t, "rows", rows(restored, "postgres"), want)
+}
+
+// TestPushAndReceive: both at once make the same archive, and neither finds fault with the other.
+func TestPushAndReceive(t *testing.T) {
+	t.Parallel()
+	world.EachStore(t, func(t *testing.T, store string) {
+		w := world.New(t, world.Options{Store: store, WALSegmentSizeMiB: 1})
+		s := w.Server
+		r := receive(t, w, "--create-slot", "--flush-interval", "100ms")
+		r.awaitText("receiving timeline 1")
+		w.Backup()
+		s.Exec("CREATE TABLE t (i int)")
+		var last string
+		for i := range 6 {
+			s.Exec(fmt.Sprintf("INSERT INTO t SELECT generate_series(%d, %d)", 1+8000*i, 8000*(i+1)))
+			last = s.SwitchWAL()
+		}
+		s.WaitArchived(last)
+		s.Exec("INSERT INTO t VALUES (0)")
+		awaitStored(t, s)
+		equal(t, "failures of the archiver", s.Value("SELECT failed_count FROM pg_stat_archiver"), "0")
+		if out := r.out.String(); strings.Contains(out, "refused") {
+			t.Errorf("the receiver refused something:\n%s", out)
+		}
+		full := map[string]bool{}
+		for _, name := range segments(w) {
+			full[name] = true
+		}
+		for _, key := range pieces(w) {
+			if name, _, _ := strings.Cut(key[strings.LastIndexByte(key, '/')+1:], "."); full[name] {
+				t.Errorf("%s is stored, and its piece %s is still there", name, key)
+			}
+		}
+		want := s.Sums()
+		s.Kill()
+		r.kill()
+		restored := w.StartRestored(w.Restore())
+		if d := want.Diff(restored.Sums()); d != "" {
+			t.Error(d)
+		}
 	})
 }
