@@ -52,9 +52,7 @@ func checkServer(c *cli.Context, conf *config.Config, repo *catalog.Repository, 
 	facts.judge(r)
 	judgeSlots(facts.slots, facts.slotLimit, c.String("slot"), r)
 	facts.judgeBacklog(r)
-	if facts.recovery {
-		facts.judgeTimeline(ctx, conf, repo, r)
-	}
+	facts.judgeTimeline(ctx, conf, repo, r)
 	if facts.recovery || c.Bool("no-switch") || facts.archiveMode == "off" {
 		return &facts
 	}
@@ -108,8 +106,11 @@ func (f *serverFacts) judge(r *checkReport) {
 	}
 }
 
-// judgeTimeline is for standbys: one that is promoted takes the number behind the newest timeline that it finds, and if it cannot reach the
-// archive then, one that the archive has already (RULES-archive B6).
+// judgeTimeline compares the server's timeline with the archive's newest one. A standby that is promoted takes the number behind the newest
+// timeline that it finds, and if it cannot reach the archive then, one that the archive has already (RULES-archive B6). A primary that writes
+// an older timeline writes what no restore to the latest will have: another server has taken over; or it was killed at the very end of
+// its recovery, when it had chosen its timeline and removed recovery.signal but not yet written its last checkpoint, and has forgotten that
+// since (StartupXLOG in backend/access/transam/xlog.c).
 func (f *serverFacts) judgeTimeline(ctx context.Context, conf *config.Config, repo *catalog.Repository, r *checkReport) {
 	systemID, err := parseSystemID(f.systemID)
 	if err != nil {
@@ -120,6 +121,11 @@ func (f *serverFacts) judgeTimeline(ctx context.Context, conf *config.Config, re
 	switch {
 	case err != nil:
 		r.fail("timeline", "%s", err)
+	case len(list) > 0 && list[len(list)-1] > f.timeline && !f.recovery:
+		r.fail("timeline", "the archive's newest timeline is %d, this server writes timeline %d: a restore will not have what it writes; another server has taken over, or it was killed at the very end of its recovery: restore anew",
+			list[len(list)-1], f.timeline)
+	case !f.recovery: // the number of a young timeline may not have arrived
+		r.ok("timeline", "the server writes timeline %d, and the archive has none that is newer", f.timeline)
 	case len(list) == 0:
 		r.warn("timeline", "this standby is on timeline %d, the archive has none of its cluster", f.timeline)
 	case list[len(list)-1] > f.timeline:

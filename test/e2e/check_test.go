@@ -116,6 +116,7 @@ func TestCheckArchiving(t *testing.T) {
 	found.want(t, "warning", "archiving", "once this standby is promoted nothing is archived")
 	w.Write(w.Prefix()+"wal/00000003/00000003.history", []byte("only its name is looked at"))
 	check(t, w, standby, "--no-switch").want(t, "warning", "timeline", "newest timeline is 3, this standby is on 1")
+	check(t, w, w.Server, "--no-switch").want(t, "failed", "timeline", "newest timeline is 3, this server writes timeline 1")
 }
 
 // TestCheckReceiving: without an archive_command everything hangs on the replication slot of a receiver.
