@@ -2,6 +2,7 @@ package chaos_test
 
 import (
 	"context"
+	"errors"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -12,6 +13,7 @@ import (
 	"time"
 
 	"pgstow/wal"
+	"pgstow/wal/pgcontrol"
 )
 
 // disaster takes the machine away for good: server, data directory, and mostly the spool. What is in the archive is judged, the cluster is
@@ -47,6 +49,12 @@ func (st *stage) disaster(r *rand.Rand) {
 	st.judgeArchive(a)
 	dir := st.restore(r, disturbed)
 	st.recover(r, dir, disturbed)
+	if st.adrift() {
+		// The server is not started again: the directory is restored anew.
+		st.count("recoveries killed at their very end")
+		st.recover(r, st.restore(r, false), false)
+	}
+	st.start()
 	st.judgeServer(p)
 	st.era++
 	st.count("disasters")
@@ -138,7 +146,25 @@ func (st *stage) restore(r *rand.Rand, disturbed bool) string {
 	return dir
 }
 
-// recover starts the restored server and waits until it takes writes. Disturbed, the server and its calls of pgstow are killed on the way.
+// adrift tells whether a recovery was killed after PostgreSQL had removed recovery.signal and before its last checkpoint: started again, the
+// server would not know of the timeline that it had chosen, and go on writing the old one (StartupXLOG in backend/access/transam/xlog.c).
+func (st *stage) adrift() bool {
+	if st.Server.Running() {
+		return false
+	}
+	_, err := os.Stat(filepath.Join(st.Server.Dir, "recovery.signal"))
+	b, err2 := os.ReadFile(filepath.Join(st.Server.Dir, "global", "pg_control"))
+	if err2 != nil {
+		st.fatalf("%v", err2)
+	}
+	control, err2 := pgcontrol.Parse(b)
+	if err2 != nil {
+		st.fatalf("%v", err2)
+	}
+	return errors.Is(err, os.ErrNotExist) && control.State == pgcontrol.StateArchiveRecovery
+}
+
+// recover lets a restored server recover. Disturbed, the server and its calls of pgstow are killed on the way.
 func (st *stage) recover(r *rand.Rand, dir string, disturbed bool) {
 	st.t.Helper()
 	st.Server = st.Attach(dir)
@@ -152,9 +178,11 @@ func (st *stage) recover(r *rand.Rand, dir string, disturbed bool) {
 		if !disturbed {
 			continue
 		}
+		if st.adrift() {
+			return
+		}
 		st.disturb(after, server, pick)
 	}
-	st.start()
 }
 
 // disturb lets a recovery run for a while and kills the server or its restore_command.

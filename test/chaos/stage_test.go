@@ -272,6 +272,9 @@ func (st *stage) storeUp() {
 // from pieces (KeepFileRestoredFromArchive in backend/access/transam/xlogarchive.c).
 func (st *stage) listen() {
 	st.t.Helper()
+	if !st.way.push {
+		return // a restore leaves such files too
+	}
 	done, err := filepath.Glob(filepath.Join(st.Server.Dir, "pg_wal", "archive_status", "*.done"))
 	if err != nil {
 		st.fatalf("%v", err)
