@@ -78,18 +78,15 @@ func (w *walk) rest(prefix string) error {
 
 // exactly yields one object if it exists.
 func (w *walk) exactly(key string) error {
-	out, err := w.s.client.ListObjectsV2(w.ctx, &awss3.ListObjectsV2Input{
+	p, err := w.s.listPage(w.ctx, &awss3.ListObjectsV2Input{
 		Bucket: &w.s.bucket, Prefix: aws.String(w.s.prefix + key), MaxKeys: aws.Int32(1), EncodingType: types.EncodingTypeUrl,
 	})
 	if err != nil {
-		return explain(err)
-	}
-	if err := isListing(out); err != nil {
 		return err
 	}
-	for _, o := range out.Contents {
-		if full, err := decodeKey(out.EncodingType, aws.ToString(o.Key)); err == nil && full == w.s.prefix+key {
-			return w.object(out, o, key)
+	for _, o := range p.objects {
+		if full, err := decodeKey(p.encoding, o.key); err == nil && full == w.s.prefix+key {
+			return w.object(p, o, key)
 		}
 	}
 	return nil
@@ -106,41 +103,28 @@ func (w *walk) pages(prefix string) (int, error) {
 		in.StartAfter = aws.String(w.s.prefix + after)
 	}
 	for n := 1; ; n++ {
-		out, err := w.s.client.ListObjectsV2(w.ctx, in)
+		p, err := w.s.listPage(w.ctx, in)
 		if err != nil {
-			return n, explain(err)
-		}
-		if err := isListing(out); err != nil {
 			return n, err
 		}
-		for _, o := range out.Contents {
-			if err := w.listed(out, o, prefix, after); err != nil {
+		for _, o := range p.objects {
+			if err := w.listed(p, o, prefix, after); err != nil {
 				return n, err
 			}
 		}
-		if !aws.ToBool(out.IsTruncated) {
+		if !p.truncated {
 			return n, nil
 		}
-		if aws.ToString(out.NextContinuationToken) == "" {
+		if p.next == "" {
 			return n, errors.New("the store says that there is more, but not where")
 		}
-		in.ContinuationToken, in.StartAfter, in.MaxKeys = out.NextContinuationToken, nil, &w.s.page
+		in.ContinuationToken, in.StartAfter, in.MaxKeys = aws.String(p.next), nil, &w.s.page
 	}
-}
-
-// isListing tells a page without keys from an answer that is none: for an empty body and for a web page of something on the way that says
-// 200, the SDK gives an empty result, and an empty list is the proof that there is no more WAL. Every S3 server says whether a page is the
-// last one.
-func isListing(out *awss3.ListObjectsV2Output) error {
-	if out.IsTruncated == nil {
-		return errors.New("the answer is not a list of objects")
-	}
-	return nil
 }
 
 // listed takes one entry of a page: ours to yield, somebody else's, or not in order.
-func (w *walk) listed(out *awss3.ListObjectsV2Output, o types.Object, prefix, after string) error {
-	full, err := decodeKey(out.EncodingType, aws.ToString(o.Key))
+func (w *walk) listed(p page, o listedObject, prefix, after string) error {
+	full, err := decodeKey(p.encoding, o.key)
 	if err != nil {
 		return err
 	}
@@ -152,16 +136,12 @@ func (w *walk) listed(out *awss3.ListObjectsV2Output, o types.Object, prefix, af
 	if key <= w.last {
 		return fmt.Errorf("%w: it lists %q after %q, not in the order of keys", storage.ErrUnsupported, key, w.last)
 	}
-	return w.object(out, o, key)
+	return w.object(p, o, key)
 }
 
-func (w *walk) object(out *awss3.ListObjectsV2Output, o types.Object, key string) error {
+func (w *walk) object(p page, o listedObject, key string) error {
 	w.last = key
-	info := storage.Info{
-		Key: key, Size: aws.ToInt64(o.Size), ETag: aws.ToString(o.ETag), Modified: aws.ToTime(o.LastModified),
-		Now: serverTime(out.ResultMetadata),
-	}
-	if !w.yield(info, nil) {
+	if !w.yield(storage.Info{Key: key, Size: o.size, ETag: o.etag, Modified: o.modified, Now: p.serverTime}, nil) {
 		return errStopped
 	}
 	return nil

@@ -61,7 +61,8 @@ func (p program) run(t *testing.T, s *scene, env []string) {
 		t.Errorf("it says %q, want %q in it", &stderr, p.says)
 	}
 	resident := cmd.ProcessState.SysUsage().(*syscall.Rusage).Maxrss << 10
-	t.Logf("%s, %d MiB resident, %d bytes printed", time.Since(begin).Round(time.Millisecond), resident>>20, len(out))
+	t.Logf("%s, %s of processor time, %d MiB resident, %d bytes printed", time.Since(begin).Round(time.Millisecond),
+		(cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()).Round(10*time.Millisecond), resident>>20, len(out))
 	if resident > maxResident {
 		t.Errorf("%d MiB resident", resident>>20)
 	}
