@@ -180,7 +180,8 @@ func (a *ahead) admit(ctx context.Context, name string) {
 		a.pause(ctx, scanRest, a.wake.c)
 	}
 	id, err := spool.Stat(filepath.Join(a.waldir, name))
-	if err != nil || !isReady(a.status, name) || a.hasFailed(name, id) {
+	// Time has passed: the server may be done with it, and the store may have failed.
+	if err != nil || !isReady(a.status, name) || a.skips(name) || a.hasFailed(name, id) {
 		return
 	}
 	if a.push.Spool.Stored(name, id) {
