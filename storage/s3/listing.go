@@ -130,10 +130,10 @@ func parsePage(body []byte) (p page, ok bool) {
 		text := x.text(name, empty)
 		switch name {
 		case "IsTruncated":
-			p.truncated, told = text == "true", true
-			x.require(text == "true" || text == "false")
+			p.truncated, told = string(text) == "true", true
+			x.require(p.truncated || string(text) == "false")
 		case "NextContinuationToken":
-			p.next = text
+			p.next = string(text)
 		case "EncodingType":
 			p.encoding = types.EncodingType(text)
 		case "Name", "Prefix", "Delimiter", "MaxKeys", "KeyCount", "StartAfter", "ContinuationToken":
@@ -164,14 +164,14 @@ func (x *xmlText) object() (o listedObject) {
 		text := x.text(name, empty)
 		switch name {
 		case "Key":
-			o.key = text
+			o.key = string(text)
 		case "ETag":
-			o.etag = text
+			o.etag = string(text)
 		case "Size":
-			o.size, err = strconv.ParseInt(text, 10, 64)
+			o.size, err = strconv.ParseInt(string(text), 10, 64)
 			x.require(err == nil)
 		case "LastModified":
-			o.modified, err = time.Parse(time.RFC3339Nano, text)
+			o.modified, err = time.Parse(time.RFC3339Nano, string(text))
 			x.require(err == nil)
 		case "StorageClass", "ChecksumAlgorithm", "ChecksumType":
 		default:
@@ -233,15 +233,15 @@ func (x *xmlText) start() (name string, empty bool) {
 	return string(tag), empty
 }
 
-// text reads the text of an element that has begun, and its end.
-func (x *xmlText) text(name string, empty bool) string {
+// text reads the text of an element that has begun, and its end. It may be a part of the answer, not a copy.
+func (x *xmlText) text(name string, empty bool) []byte {
 	if x.bad || empty {
-		return ""
+		return nil
 	}
 	i := bytes.IndexByte(x.rest, '<')
 	if i < 0 {
 		x.bad = true
-		return ""
+		return nil
 	}
 	text := x.rest[:i]
 	x.rest = x.rest[i:]
@@ -251,25 +251,37 @@ func (x *xmlText) text(name string, empty bool) string {
 		entities = entities || c == '&'
 	}
 	x.require(bytes.HasPrefix(x.rest, []byte("</")) && x.end(name))
-	if !entities {
-		return string(text)
+	if entities {
+		return x.entities(text)
 	}
-	return x.entities(string(text))
+	return text
 }
 
 // entities replaces those that servers use.
-func (x *xmlText) entities(s string) string {
-	var b strings.Builder
+func (x *xmlText) entities(s []byte) []byte {
+	out := make([]byte, 0, len(s))
 	for {
-		plain, rest, ok := strings.Cut(s, "&")
-		b.WriteString(plain)
+		plain, rest, ok := bytes.Cut(s, []byte("&"))
+		out = append(out, plain...)
 		if !ok {
-			return b.String()
+			return out
 		}
-		name, rest, ok := strings.Cut(rest, ";")
-		c, known := map[string]string{"quot": `"`, "#34": `"`, "amp": "&", "#38": "&", "lt": "<", "#60": "<", "gt": ">", "#62": ">", "apos": "'", "#39": "'"}[name]
-		x.require(ok && known)
-		b.WriteString(c)
+		name, rest, ok := bytes.Cut(rest, []byte(";"))
+		x.require(ok)
+		switch string(name) {
+		case "quot", "#34":
+			out = append(out, '"')
+		case "amp", "#38":
+			out = append(out, '&')
+		case "lt", "#60":
+			out = append(out, '<')
+		case "gt", "#62":
+			out = append(out, '>')
+		case "apos", "#39":
+			out = append(out, '\'')
+		default:
+			x.bad = true
+		}
 		s = rest
 	}
 }
