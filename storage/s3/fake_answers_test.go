@@ -380,3 +380,21 @@ func TestAnswerBeforeTheEnd(t *testing.T) {
 		t.Errorf("%d pieces of the body were read before the end of the call and %d after it", before, after-before)
 	}
 }
+
+// A wrong clock of something on the way does not get into the signatures, which the store itself checks by the right time.
+func TestWrongClockOnTheWay(t *testing.T) {
+	answer := stored
+	answer.header = map[string]string{"ETag": `"tag"`, "Date": time.Now().Add(5 * time.Hour).UTC().Format(http.TimeFormat)}
+	f, s := newFake(t, answer, answer)
+	for range 2 {
+		if _, err := s.Put(t.Context(), "k", nil, storage.Any); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, r := range f.done() {
+		signed, err := time.Parse("20060102T150405Z", r.Header.Get("X-Amz-Date"))
+		if err != nil || time.Since(signed).Abs() > time.Hour {
+			t.Errorf("signed at %v: %v", signed, err)
+		}
+	}
+}

@@ -211,6 +211,9 @@ func newClient(ctx context.Context, o Options) (*awss3.Client, error) {
 		opts.RequestChecksumCalculation = aws.RequestChecksumCalculationWhenRequired
 		opts.ResponseChecksumValidation = aws.ResponseChecksumValidationWhenRequired
 		opts.AppID = "pgstow"
+		// It would sign by the clock that the last answer claims to have, and something on the way may have set that. A host whose own clock
+		// is wrong has its first request refused in any case, and is told so.
+		opts.DisableClockSkewCorrection = true
 		opts.APIOptions = append(opts.APIOptions, v4.SwapComputePayloadSHA256ForUnsignedPayloadMiddleware)
 	}), nil
 }
