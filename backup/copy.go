@@ -2,7 +2,9 @@ package backup
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"iter"
 	"path/filepath"
 
 	"golang.org/x/sync/errgroup"
@@ -25,6 +27,9 @@ type copier struct {
 	// start LSN and limit are for telling torn pages from damaged ones.
 	start wal.LSN
 	limit func(context.Context) (wal.LSN, error)
+	// ref is the backup to begin with; nil: a full backup, and why says why.
+	ref *reference
+	why string
 
 	packs    *packStore
 	collect  *collector
@@ -52,8 +57,14 @@ func newCopier(ctx context.Context, repo *catalog.Repository, ref catalog.Cluste
 	}
 	c.packs = packs
 	c.collect = &collector{
-		packs: packs, sink: c.manifest, emit: c.report.emit, live: make(map[uint32]int64),
+		packs: packs, sink: c.manifest, emit: c.report.emit, live: make(map[pagemap.PackRef]int64),
 		pageSize: int(c.control.BlockSize), hold: c.o.WAL == WALInclude,
+		ref: c.ref, lentBy: make(map[int]bool), mapBytes: make(map[int]int64),
+	}
+	if c.ref != nil {
+		for _, p := range c.ref.packs { // what changes is counted from here on
+			c.collect.live[pagemap.PackRef{Backup: p.Backup, Pack: uint32(p.N)}] = p.LivePages
+		}
 	}
 	c.report.stored = packs.stored.Load
 	return ctx, nil
@@ -62,19 +73,65 @@ func newCopier(ctx context.Context, repo *catalog.Repository, ref catalog.Cluste
 // run reads everything but pg_control. When it returns without an error all lines
 // are written but those that are held back; packs may still be on their way.
 func (c *copier) run(ctx context.Context) error {
+	if c.ref == nil {
+		if err := c.pass(ctx, readAll(c.walk(ctx)), true); err != nil {
+			return err
+		}
+		return c.collect.maps.close(c.collect)
+	}
+	return c.incremental(ctx)
+}
+
+// walk visits the data directory.
+func (c *copier) walk(ctx context.Context) iter.Seq2[source.Entry, error] {
+	return func(yield func(source.Entry, error) bool) {
+		for e, err := range source.Walk(ctx, c.source) {
+			if err != nil {
+				err = fmt.Errorf("walk the data directory: %w", err)
+			}
+			if !yield(e, err) {
+				return
+			}
+		}
+	}
+}
+
+// incremental reads what changed since the reference, and then, when it is known what
+// of the older packs is still used, the rest of those that are not worth being kept.
+func (c *copier) incremental(ctx context.Context) (err error) {
+	p, err := newPending(c.o.TempDir)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, p.close()) }()
+	c.collect.pending = p
+	if err := c.pass(ctx, c.ref.join(ctx, c.walk(ctx)), true); err != nil {
+		return err
+	}
+	c.collect.pending = nil
+	if err := c.pass(ctx, c.ref.again(ctx, p, c.collect.notWorth()), false); err != nil {
+		return err
+	}
+	return c.collect.maps.close(c.collect)
+}
+
+// pass does what the items say, with all workers, and collects it in their order.
+func (c *copier) pass(ctx context.Context, items iter.Seq2[item, error], measure bool) error {
 	group, ctx := errgroup.WithContext(ctx)
-	measured := c.source
-	group.Go(func() error {
-		c.report.measure(ctx, measured)
-		return nil
-	})
+	if measure {
+		measured := c.source
+		group.Go(func() error {
+			c.report.measure(ctx, measured)
+			return nil
+		})
+	}
 	jobs := make(chan *job)
 	order := make(chan *job, 2*c.o.Workers) // bounds the results that wait
 	idle := make(chan *job, 4*c.o.Workers+2)
 	group.Go(func() error {
 		defer close(jobs)
 		defer close(order)
-		return c.plan(ctx, jobs, order, idle)
+		return c.plan(ctx, items, jobs, order, idle)
 	})
 	shared := c.reader()
 	for range c.o.Workers {
@@ -86,20 +143,20 @@ func (c *copier) run(ctx context.Context) error {
 				}
 				j.done <- struct{}{}
 			}
-			return nil
+			if err := context.Cause(ctx); err != nil {
+				return err
+			}
+			return w.close()
 		})
 	}
 	group.Go(func() error { return c.gather(ctx, order, idle) })
-	if err := group.Wait(); err != nil {
-		return err
-	}
-	return c.collect.maps.close(c.collect)
+	return group.Wait()
 }
 
 func (c *copier) reader() *reader {
 	size := int(c.control.BlockSize)
 	r := &reader{
-		fs: c.o.FS, packs: c.packs, onRead: c.report.read,
+		fs: c.o.FS, packs: c.packs, onRead: c.report.read, onPass: c.report.pass,
 		pageSize: size, relSeg: c.control.RelSegSize, zeroHash: pagemap.Hash(make([]byte, size)),
 		check: &source.Checker{
 			PageSize: size, Checksums: c.control.DataChecksumVersion != 0, Start: c.start, Limit: c.limit,
@@ -111,8 +168,8 @@ func (c *copier) reader() *reader {
 	return r
 }
 
-// plan hands out jobs in the order of the walk.
-func (c *copier) plan(ctx context.Context, jobs, order chan<- *job, idle <-chan *job) error {
+// plan hands out jobs in the order of the items.
+func (c *copier) plan(ctx context.Context, items iter.Seq2[item, error], jobs, order chan<- *job, idle <-chan *job) error {
 	limits := planLimits{pageSize: int64(c.control.BlockSize), plain: jobPlain, least: frameSize, parts: maxParts}
 	get := func() *job {
 		select {
@@ -122,9 +179,9 @@ func (c *copier) plan(ctx context.Context, jobs, order chan<- *job, idle <-chan 
 			return newJob()
 		}
 	}
-	for j, err := range planJobs(source.Walk(ctx, c.source), limits, get) {
+	for j, err := range planJobs(items, limits, get) {
 		if err != nil {
-			return fmt.Errorf("walk the data directory: %w", err)
+			return err
 		}
 		for _, to := range []chan<- *job{order, jobs} {
 			select {

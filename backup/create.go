@@ -15,7 +15,7 @@ import (
 	"pgstow/wal/pgcontrol"
 )
 
-// Create takes a full backup and returns the manifest's header. When ctx ends, or
+// Create takes a backup and returns the manifest's header. When ctx ends, or
 // anything fails before the commit, nothing more is written but the release of the
 // lease, and the server ends its part of the backup with the session.
 //
@@ -53,6 +53,7 @@ type creation struct {
 	control pgcontrol.Control // at the beginning
 	ref     catalog.ClusterRef
 	id      string
+	lease   *catalog.Lease
 }
 
 func (c *creation) phase(p Phase) { c.report.emit(PhaseEvent{p}) }
@@ -80,7 +81,7 @@ func (c *creation) leased(ctx context.Context, work func(ctx context.Context) er
 	if err != nil {
 		return err
 	}
-	c.id = lease.Backup()
+	c.id, c.lease = lease.Backup(), lease
 	leasedCtx, stop := lease.Keep(ctx)
 	defer func() {
 		lost := stop()
@@ -116,18 +117,21 @@ func (c *creation) header(k *copier, control pgcontrol.Control) (catalog.BackupH
 	}
 	t := &k.collect.totals
 	h := catalog.BackupHeader{
-		Label: c.o.Label, Method: catalog.MethodFull, PostgresMajor: c.major,
+		Label: c.o.Label, Method: k.ref.method(), Why: k.why, PostgresMajor: c.major,
 		CatalogVersion: control.CatalogVersion, ControlVersion: control.Version,
 		BlockSize: control.BlockSize, RelSegSize: control.RelSegSize, WALSegmentSize: control.WALSegmentSize,
 		ChecksumVersion: control.DataChecksumVersion, WALLevel: control.WALLevel.String(), WALLogHints: control.LogHints,
 		ControlRedo: control.Redo, ControlTimeline: control.Timeline,
 		Tablespaces: tablespacesOf(k.source.Tablespaces),
-		Damaged:     t.damaged, DamagedPages: t.sample, PagesChanged: t.pages,
+		Damaged:     t.damaged, DamagedPages: t.sample, PagesChanged: t.pages, PagesRefreshed: t.refreshed,
 		BytesRead: c.report.bytes.Load(), BytesStored: k.packs.stored.Load(),
 		Program: c.o.Program, Host: c.o.Host, DataDirectory: c.dir, DataDirectoryMode: catalog.FileMode(info.Mode().Perm()),
 		Options: map[string]string{
 			"wal": c.o.WAL.String(), "level": c.o.Level.String(),
 		},
+	}
+	if k.ref != nil {
+		h.Reference, h.ReferenceLSN = k.ref.header.ID, k.ref.header.Start
 	}
 	if t.torn > 0 {
 		c.report.emit(NoteEvent{Text: fmt.Sprintf("%d pages were caught while the server wrote them; the WAL repairs them", t.torn)})

@@ -3,10 +3,11 @@ package backup
 import (
 	"time"
 
+	"pgstow/catalog"
 	"pgstow/wal"
 )
 
-// Event is one report of a running backup: a PhaseEvent, ProgressEvent,
+// Event is one report of a running backup: a PhaseEvent, MethodEvent, ProgressEvent,
 // SkippedEvent, DamageEvent, NoteEvent or WaitingEvent. Events are delivered one
 // at a time; the receiver must not block.
 type Event interface{ event() }
@@ -27,10 +28,19 @@ const (
 // PhaseEvent says that a phase begins.
 type PhaseEvent struct{ Phase Phase }
 
+// MethodEvent says how the backup finds what to store, before it reads files.
+type MethodEvent struct {
+	Method catalog.Method
+	// Reference is the backup that it begins with; "" for a full one.
+	Reference string
+	// Why says why it is not done in a cheaper way; may be empty.
+	Why string
+}
+
 // ProgressEvent says how far the copy is. It comes a few times a second and once
 // at the end.
 type ProgressEvent struct {
-	// BytesDone were read; BytesTotal is what there is to read, 0 as long as it
+	// BytesDone were read, or need not be; BytesTotal is what there is to read, 0 as long as it
 	// is not known. The total is an estimate: files grow and shrink meanwhile.
 	BytesDone, BytesTotal int64
 	// BytesStored are stored in packs.
@@ -73,6 +83,7 @@ type WaitingEvent struct {
 }
 
 func (PhaseEvent) event()    {}
+func (MethodEvent) event()   {}
 func (ProgressEvent) event() {}
 func (SkippedEvent) event()  {}
 func (DamageEvent) event()   {}

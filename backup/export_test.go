@@ -4,6 +4,7 @@ import (
 	"iter"
 	"time"
 
+	"pgstow/backup/changes"
 	"pgstow/backup/source"
 )
 
@@ -19,7 +20,7 @@ type PlannedPart struct {
 func PlanJobs(entries iter.Seq2[source.Entry, error], pageSize int64, parts int) iter.Seq2[[]PlannedPart, error] {
 	return func(yield func([]PlannedPart, error) bool) {
 		l := planLimits{pageSize: pageSize, plain: jobPlain, least: frameSize, parts: parts}
-		for j, err := range planJobs(entries, l, newJob) {
+		for j, err := range planJobs(readAll(entries), l, newJob) {
 			if err != nil {
 				yield(nil, err)
 				return
@@ -43,4 +44,11 @@ const JobPlain = jobPlain
 // CheckDirectory is checkDirectory for a server that says this of itself.
 func CheckDirectory(dir, dataDirectory string, port int, started time.Time) error {
 	return checkDirectory(dir, facts{dataDirectory: dataDirectory, port: port, started: started})
+}
+
+// WithChanges makes Create ask for what changed since a reference, as if WAL
+// summaries told it.
+func WithChanges(o CreateOptions, since func(id string) *changes.Set) CreateOptions {
+	o.changed = since
+	return o
 }

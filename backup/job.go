@@ -3,9 +3,51 @@ package backup
 import (
 	"iter"
 
+	"pgstow/backup/changes"
+	"pgstow/backup/pagemap"
 	"pgstow/backup/source"
 	"pgstow/catalog"
+	"pgstow/wal"
 )
+
+// doing says what becomes of a file of which an earlier map is known, and of others.
+type doing uint8
+
+const (
+	doRead    doing = iota // all of it is read and stored
+	doCompare              // all of it is read; pages that did not change stay where they are
+	doWanted               // only the wanted pages are read and stored, the others stay where they are
+	doRefresh              // likewise; what the file does not have any more stays where it is, too
+	doKeep                 // nothing is read: the file is what it was
+	doForget               // the file is gone: what it had is used no more
+)
+
+// item is a file, folder or link, and what is to be done with it.
+type item struct {
+	entry  source.Entry
+	do     doing
+	old    *prior
+	wanted []changes.Run // ascending
+}
+
+// prior is what an earlier backup, or an earlier pass over the files, knows of one.
+type prior struct {
+	line catalog.FileEntry
+	m    *pagemap.Map // may be nil if do is doKeep
+	// lent: line.Map is a place in the reference's pack table.
+	lent bool
+	// start is the start of the reference: a page with a later LSN has changed.
+	start wal.LSN
+}
+
+// weight is what the map adds to the plan of a job, in bytes read: maps are held as
+// long as the job is under way.
+func (p *prior) weight() int64 {
+	if p == nil || p.m == nil {
+		return 0
+	}
+	return 64 * int64(len(p.m.Hashes))
+}
 
 // A job is what one worker does at a time: a run of consecutive entries, or parts
 // of relations, in the manifest's order. Results lie in slabs of the job, which is
@@ -30,14 +72,18 @@ func (j *job) reset() {
 	j.hashes, j.runs, j.slices, j.frames, j.err = j.hashes[:0], j.runs[:0], j.slices[:0], j.frames[:0], nil
 }
 
-// run is a run of pages that lie side by side in a frame, or of zero pages.
+// run is a run of pages that lie side by side in a frame, or of zero pages, or of
+// pages that stay where the earlier map says.
 type run struct {
 	pages uint32
-	frame int32 // the job's number of the frame; noFrame: zero pages
-	first uint32
+	frame int32  // the job's number of the frame; noFrame: zero pages; oldPages: kept
+	first uint32 // page in the frame; of kept pages, their number in the file
 }
 
-const noFrame = -1
+const (
+	noFrame  = -1
+	oldPages = -2
+)
 
 // slice is a run of a blob's bytes in a frame.
 type slice struct {
@@ -53,6 +99,7 @@ type partKind uint8
 
 const (
 	partEntry   partKind = iota // folder or link: nothing to read
+	partLine                    // a file of which nothing is read
 	partBlob                    // a whole file
 	partPages                   // pages of a relation's file
 	partControl                 // pg_control: its place is kept, it is read at the end
@@ -60,8 +107,8 @@ const (
 
 // part is one entry of a job, or a piece of a large relation, and what came of it.
 type part struct {
-	entry source.Entry
-	kind  partKind
+	item
+	kind partKind
 	// first page and number of pages as planned; the last part reads on to the
 	// end of the file.
 	first, pages uint32
@@ -69,6 +116,7 @@ type part struct {
 
 	// Results: the range of the job's slabs, for blobs size and digest.
 	vanished     bool // the file is gone
+	same         bool // a blob with the bytes that it had
 	short        bool // the file ends here, whatever later parts found
 	hashes, runs slab
 	slices       slab
@@ -94,16 +142,16 @@ type planLimits struct {
 	parts int
 }
 
-// planJobs cuts the entries into jobs. get provides empty jobs.
-func planJobs(entries iter.Seq2[source.Entry, error], l planLimits, get func() *job) iter.Seq2[*job, error] {
+// planJobs cuts the items into jobs. get provides empty jobs.
+func planJobs(items iter.Seq2[item, error], l planLimits, get func() *job) iter.Seq2[*job, error] {
 	return func(yield func(*job, error) bool) {
 		p := planner{planLimits: l, get: get, yield: yield, job: get()}
-		for e, err := range entries {
+		for it, err := range items {
 			if err != nil {
 				yield(nil, err)
 				return
 			}
-			if !p.add(e) {
+			if !p.add(it) {
 				return
 			}
 		}
@@ -120,22 +168,28 @@ type planner struct {
 	job   *job
 }
 
-func (p *planner) add(e source.Entry) bool {
+func (p *planner) add(it item) bool {
+	e := it.entry
 	switch {
+	case it.do == doKeep || it.do == doForget:
+		p.job.plain += it.old.weight()
+		return p.put(part{item: it, kind: partLine})
 	case e.Class == source.Dir || e.Class == source.Link:
-		return p.put(part{entry: e, kind: partEntry})
+		return p.put(part{item: it, kind: partEntry})
 	case e.Path == source.ControlPath:
-		return p.put(part{entry: e, kind: partControl})
+		return p.put(part{item: it, kind: partControl})
 	case e.Class == source.Blob:
 		p.job.plain += e.Size
-		return p.put(part{entry: e, kind: partBlob})
+		return p.put(part{item: it, kind: partBlob})
+	case it.do == doWanted || it.do == doRefresh:
+		return p.wanted(it)
 	}
-	return p.relation(e)
+	return p.relation(it)
 }
 
 // relation cuts a file of pages at the borders of jobs.
-func (p *planner) relation(e source.Entry) bool {
-	total := uint32(e.Size / p.pageSize)
+func (p *planner) relation(it item) bool {
+	total := uint32(it.entry.Size / p.pageSize)
 	first := uint32(0)
 	for {
 		left := total - first
@@ -146,13 +200,47 @@ func (p *planner) relation(e source.Entry) bool {
 		}
 		p.job.plain += int64(n) * p.pageSize
 		last := n == left
-		if !p.put(part{entry: e, kind: partPages, first: first, pages: n, last: last}) {
+		if !p.put(part{item: it, kind: partPages, first: first, pages: n, last: last}) {
 			return false
 		}
 		if last {
 			return true
 		}
 		first += n
+	}
+}
+
+// wanted cuts a file of pages so that no job has too many of the wanted ones.
+func (p *planner) wanted(it item) bool {
+	p.job.plain += it.old.weight()
+	total, first, left := uint32(it.entry.Size/p.pageSize), uint32(0), it.wanted
+	for {
+		room := uint32(max(p.plain-p.job.plain, p.least) / p.pageSize)
+		it.wanted = nil
+		for len(left) > 0 && room > 0 {
+			r := left[0]
+			if r.Pages > room {
+				left[0] = changes.Run{First: r.First + room, Pages: r.Pages - room}
+				r.Pages = room
+			} else {
+				left = left[1:]
+			}
+			it.wanted = append(it.wanted, r)
+			room -= r.Pages
+			p.job.plain += int64(r.Pages) * p.pageSize
+		}
+		end := total
+		if len(left) > 0 {
+			end = left[0].First
+		}
+		last := len(left) == 0
+		if !p.put(part{item: it, kind: partPages, first: first, pages: end - first, last: last}) {
+			return false
+		}
+		if last {
+			return true
+		}
+		first = end
 	}
 }
 

@@ -64,6 +64,9 @@ func (c *creation) stoppedServer(ctx context.Context, before []byte) (catalog.Ba
 		return none, err
 	}
 	k := &copier{o: c.o, report: c.report, source: c.newSource(tablespaces), control: c.control}
+	if err := c.begin(ctx, k, nil, c.control.Redo, max(c.control.Timeline, c.control.MinRecoveryTimeline)); err != nil {
+		return none, err
+	}
 	ctx, end := context.WithCancel(ctx)
 	copyCtx, err := newCopier(ctx, c.repo, c.ref, c.id, k)
 	if err != nil {

@@ -103,6 +103,9 @@ func (c *creation) withServer(ctx context.Context, s *session) (catalog.BackupHe
 	src.Externals, settings = configFiles(c.dir, s.facts)
 
 	k := &copier{o: c.o, report: c.report, source: src, control: c.control, start: start, limit: s.reached}
+	if err := c.begin(ctx, k, s, start, tli); err != nil {
+		return none, err
+	}
 	ctx, end := context.WithCancel(ctx)
 	copyCtx, err := newCopier(ctx, c.repo, c.ref, c.id, k)
 	if err != nil {

@@ -11,6 +11,7 @@ import (
 	"runtime"
 	"time"
 
+	"pgstow/backup/changes"
 	"pgstow/backup/source"
 	"pgstow/catalog"
 	"pgstow/storage/object"
@@ -67,6 +68,17 @@ type CreateOptions struct {
 	// SpreadCheckpoint lets the server take its time with the first checkpoint;
 	// otherwise it is made at once.
 	SpreadCheckpoint bool
+	// Full stores everything, whatever earlier backups hold.
+	Full bool
+	// Scan reads every page to find the changed ones, also where WAL summaries
+	// would tell them.
+	Scan bool
+	// RefreshAfter is the age from which on packs of earlier backups are not
+	// referred to: what lives of them is stored again; 0: 30 days.
+	RefreshAfter time.Duration
+	// TempDir is for a nameless file with the lines of the manifest and the maps
+	// that changed; "": the system's folder for temporary files.
+	TempDir string
 	// Workers read and compress; 0: one per processor, at most 8. Memory grows
 	// with them, by some 20 MiB each.
 	Workers int
@@ -91,6 +103,8 @@ type CreateOptions struct {
 	// Lease holds the clock and time to live of the backup's lease; its zero
 	// value is right but for tests.
 	Lease LeaseOptions
+
+	changed func(reference string) *changes.Set // instead of what the server says; for tests
 }
 
 // LeaseOptions are those of the backup's lease.
@@ -103,6 +117,7 @@ type LeaseOptions struct {
 const (
 	maxDefaultWorkers     = 8
 	defaultArchiveTimeout = 10 * time.Minute
+	defaultRefreshAfter   = 30 * 24 * time.Hour
 )
 
 func (o CreateOptions) withDefaults() (CreateOptions, error) {
@@ -111,6 +126,9 @@ func (o CreateOptions) withDefaults() (CreateOptions, error) {
 	}
 	if o.ArchiveTimeout == 0 {
 		o.ArchiveTimeout = defaultArchiveTimeout
+	}
+	if o.RefreshAfter == 0 {
+		o.RefreshAfter = defaultRefreshAfter
 	}
 	if o.FS == nil {
 		o.FS = source.OS{}

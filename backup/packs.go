@@ -18,10 +18,10 @@ import (
 
 // Bounds of packs, in bytes.
 const (
-	// jobPlain is what a job, and so as a rule a pack, is filled to.
+	// jobPlain is what a job is filled to, in bytes to read.
 	jobPlain = 32 << 20
-	// packPlain closes a pack in the middle of a job: files grew, or one is large.
-	packPlain = 48 << 20
+	// packPlain is what a pack is filled to, by one worker's jobs.
+	packPlain = 32 << 20
 	// packStored closes a pack of data that does not compress, since writers hold
 	// packs in memory.
 	packStored = 14 << 20
@@ -76,6 +76,7 @@ func newPackStore(ctx context.Context, repo *catalog.Repository, ref catalog.Clu
 type pack struct {
 	w      *object.Writer
 	number uint32
+	next   uint32 // the frame that is begun next; earlier ones may still be filled
 	pages  int64
 	isMap  bool
 }

@@ -16,6 +16,7 @@ type reporter struct {
 	notes  []string
 
 	bytes, files           atomic.Int64
+	passed                 atomic.Int64 // bytes that need not be read
 	totalBytes, totalFiles atomic.Int64
 	stored                 func() int64
 	last                   atomic.Int64 // of the last progress, in nanoseconds since begin
@@ -38,6 +39,12 @@ func (r *reporter) emit(e Event) {
 // progressEvery is the least time between two progress events.
 const progressEvery = 200 * time.Millisecond
 
+// pass counts a file that need not be read.
+func (r *reporter) pass(bytes int64) {
+	r.passed.Add(bytes)
+	r.read(0, 1)
+}
+
 // read counts bytes and files, and reports now and then.
 func (r *reporter) read(bytes, files int64) {
 	r.bytes.Add(bytes)
@@ -50,7 +57,7 @@ func (r *reporter) read(bytes, files int64) {
 
 func (r *reporter) progress() {
 	r.emit(ProgressEvent{
-		BytesDone: r.bytes.Load(), BytesTotal: r.totalBytes.Load(), BytesStored: r.stored(),
+		BytesDone: r.bytes.Load() + r.passed.Load(), BytesTotal: r.totalBytes.Load(), BytesStored: r.stored(),
 		FilesDone: r.files.Load(), FilesTotal: r.totalFiles.Load(),
 	})
 }

@@ -33,6 +33,7 @@ type facts struct {
 	started       time.Time // of the postmaster
 	archiveMode   string
 	walLevel      string
+	summarizes    bool              // summarize_wal, PostgreSQL 17 and newer
 	statsTempDir  string            // PostgreSQL 14 and older
 	configFiles   map[string]string // setting -> path
 }
@@ -116,6 +117,9 @@ func (s *session) learn(ctx context.Context) error {
 	if s.major() <= 14 {
 		settings = append(settings, "stats_temp_directory")
 	}
+	if s.major() >= 17 {
+		settings = append(settings, "summarize_wal")
+	}
 	s.configFiles = make(map[string]string)
 	for _, name := range settings {
 		var v *string
@@ -130,6 +134,8 @@ func (s *session) learn(ctx context.Context) error {
 			s.dataDirectory = *v
 		case "stats_temp_directory":
 			s.statsTempDir = *v
+		case "summarize_wal":
+			s.summarizes = *v == "on"
 		default:
 			s.configFiles[name] = *v
 		}

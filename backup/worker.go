@@ -28,6 +28,8 @@ type reader struct {
 	zeroHash uint64
 	// onRead is told of bytes read and files done.
 	onRead func(bytes int64, files int64)
+	// onPass is told of the size of a file that need not be read.
+	onPass func(bytes int64)
 }
 
 // worker does jobs, one at a time, with buffers of its own.
@@ -38,30 +40,37 @@ type worker struct {
 	pages chunk
 	blobs chunk
 	sha   hash.Hash
+	scan  []byte // pages that may not be kept
 	spare []byte // a page, read again
 }
 
-// chunk is a frame that is being filled. It has its number in the job from its
-// first byte on; where the frame lands is known when it is compressed.
+// scanSize is how much is read at once to be compared, in bytes.
+const scanSize = 512 << 10
+
+// chunk is a frame that is being filled, by one job after the other, so that few
+// changed pages make no small frames. Its place in the pack is fixed when it begins,
+// since the results of jobs do not wait for it.
 type chunk struct {
 	buf   []byte // frameSize
 	fill  int
-	frame int32
+	begun bool
+	ref   frameRef
+	frame int32 // the job's number of it; noFrame: the job has not used it
 }
 
 func newWorker(r *reader) *worker {
 	return &worker{
 		reader: r, sha: sha256.New(),
 		pages: chunk{buf: make([]byte, max(frameSize, r.pageSize))}, blobs: chunk{buf: make([]byte, frameSize)},
-		spare: make([]byte, r.pageSize),
+		scan: make([]byte, max(scanSize/r.pageSize, 1)*r.pageSize), spare: make([]byte, r.pageSize),
 	}
 }
 
-// run does the job. Its packs are on their way to the store when it returns, not
-// yet there.
+// run does the job. Where its frames lie is fixed when it returns; they may still
+// wait for more pages.
 func (w *worker) run(ctx context.Context, j *job) error {
 	w.job = j
-	w.pages.fill, w.blobs.fill = 0, 0
+	w.pages.frame, w.blobs.frame = noFrame, noFrame
 	for i := range j.parts {
 		if err := context.Cause(ctx); err != nil {
 			return err
@@ -70,10 +79,14 @@ func (w *worker) run(ctx context.Context, j *job) error {
 			return fmt.Errorf("back up %s: %w", j.parts[i].entry.Path, err)
 		}
 	}
-	for _, c := range []*chunk{&w.pages, &w.blobs} {
-		if err := w.flush(ctx, c); err != nil {
-			return err
-		}
+	return nil
+}
+
+// close ends what the worker has begun. Its last pack is on its way to the store
+// then, not yet there.
+func (w *worker) close() error {
+	if err := errors.Join(w.flush(&w.pages), w.flush(&w.blobs)); err != nil {
+		return err
 	}
 	w.closePack()
 	return nil
@@ -84,7 +97,11 @@ func (w *worker) part(ctx context.Context, p *part) (err error) {
 	defer func() {
 		p.hashes.to, p.runs.to, p.slices.to = len(w.job.hashes), len(w.job.runs), len(w.job.slices)
 	}()
-	if p.kind == partEntry || p.kind == partControl {
+	switch {
+	case p.kind == partLine && p.do == doKeep && p.entry.Class != 0:
+		w.onPass(p.entry.Size)
+		return nil
+	case p.kind == partEntry || p.kind == partControl || p.kind == partLine:
 		return nil
 	}
 	if p.kind == partBlob && path.Base(p.entry.Path) == "pg_filenode.map" {
@@ -103,45 +120,81 @@ func (w *worker) part(ctx context.Context, p *part) (err error) {
 	if err != nil {
 		return err
 	}
-	if p.kind == partBlob {
+	switch {
+	case p.kind == partBlob:
 		return w.blob(ctx, p, f, info.Size())
+	case p.do == doRead:
+		return w.relation(ctx, p, f, info.Size())
 	}
-	return w.relation(ctx, p, f, info.Size())
+	return w.changed(ctx, p, f, info.Size())
 }
 
-// room gives the free part of the chunk, which begins a new frame if it is empty.
-func (w *worker) room(c *chunk) []byte {
-	if c.fill == 0 {
+// room is the free part of the chunk.
+func (w *worker) room(c *chunk) []byte { return c.buf[c.fill:] }
+
+// place begins the chunk's frame, if that was not done, and gives its number in the
+// job.
+func (w *worker) place(ctx context.Context, c *chunk) (int32, error) {
+	if !c.begun {
+		if w.pack == nil {
+			p, err := w.packs.begin(ctx, false)
+			if err != nil {
+				return 0, err
+			}
+			w.pack = p
+		}
+		c.ref, c.begun, c.frame = frameRef{pack: w.pack.number, frame: w.pack.next}, true, noFrame
+		w.pack.next++
+	}
+	if c.frame == noFrame {
 		c.frame = int32(len(w.job.frames))
-		w.job.frames = append(w.job.frames, frameRef{})
+		w.job.frames = append(w.job.frames, c.ref)
 	}
-	return c.buf[c.fill:]
+	return c.frame, nil
 }
 
-// flush compresses the chunk into a frame of the current pack.
-func (w *worker) flush(ctx context.Context, c *chunk) error {
-	if c.fill == 0 {
+// flush compresses the chunk into its frame of the current pack, after the other
+// chunk if that has an earlier one.
+func (w *worker) flush(c *chunk) error {
+	if !c.begun {
 		return nil
 	}
-	if w.pack == nil {
-		p, err := w.packs.begin(ctx, false)
-		if err != nil {
+	other := &w.pages
+	if c == other {
+		other = &w.blobs
+	}
+	if other.begun && other.ref.frame < c.ref.frame {
+		if err := w.add(other); err != nil {
 			return err
 		}
-		w.pack = p
 	}
+	if err := w.add(c); err != nil {
+		return err
+	}
+	if w.pack.w.PlainSize() < packPlain && w.pack.w.StoredSize() < packStored {
+		return nil
+	}
+	if other.begun {
+		if err := w.add(other); err != nil {
+			return err
+		}
+	}
+	w.closePack()
+	return nil
+}
+
+func (w *worker) add(c *chunk) error {
 	i, err := w.pack.w.AddFrame(c.buf[:c.fill])
 	if err != nil {
 		return err
 	}
-	w.job.frames[c.frame] = frameRef{pack: w.pack.number, frame: uint32(i)}
+	if uint32(i) != c.ref.frame {
+		return fmt.Errorf("frame %d of pack %d became frame %d", c.ref.frame, c.ref.pack, i)
+	}
 	if c == &w.pages {
 		w.pack.pages += int64(c.fill / w.pageSize)
 	}
-	c.fill = 0
-	if w.pack.w.PlainSize() >= packPlain || w.pack.w.StoredSize() >= packStored {
-		w.closePack()
-	}
+	c.fill, c.begun = 0, false
 	return nil
 }
 
@@ -175,6 +228,12 @@ func (w *worker) readAt(ctx context.Context, f source.File, buf []byte, at int64
 // blob reads a whole file of the size it had when it was opened. What is
 // appended later is not a part of this backup.
 func (w *worker) blob(ctx context.Context, p *part, f source.File, size int64) error {
+	if p.old != nil && p.old.line.Size == size {
+		same, err := w.sameBlob(ctx, p, f, size)
+		if err != nil || same {
+			return err
+		}
+	}
 	w.sha.Reset()
 	for at := int64(0); at < size; {
 		buf := w.room(&w.blobs)
@@ -202,10 +261,14 @@ func (w *worker) take(ctx context.Context, b []byte) error {
 		return nil
 	}
 	w.sha.Write(b)
-	w.job.slices = append(w.job.slices, slice{frame: w.blobs.frame, offset: w.blobs.fill, length: len(b)})
+	frame, err := w.place(ctx, &w.blobs)
+	if err != nil {
+		return err
+	}
+	w.job.slices = append(w.job.slices, slice{frame: frame, offset: w.blobs.fill, length: len(b)})
 	w.blobs.fill += len(b)
 	if w.blobs.fill == len(w.blobs.buf) {
-		return w.flush(ctx, &w.blobs)
+		return w.flush(&w.blobs)
 	}
 	return nil
 }
@@ -273,6 +336,12 @@ func (w *worker) relation(ctx context.Context, p *part, f source.File, size int6
 			break
 		}
 	}
+	return w.endRelation(p, f, size)
+}
+
+// endRelation looks for a piece of a page at the end, and counts the file.
+func (w *worker) endRelation(p *part, f source.File, size int64) error {
+	ps := int64(w.pageSize)
 	if p.last && size%ps != 0 {
 		info, err := f.Stat() // it may just have been growing
 		if err != nil {
@@ -312,8 +381,12 @@ func (w *worker) takePages(ctx context.Context, p *part, f source.File, buf []by
 			w.job.hashes = append(w.job.hashes, w.zeroHash)
 			continue
 		}
+		frame, err := w.place(ctx, &w.pages)
+		if err != nil {
+			return 0, err
+		}
 		w.job.hashes = append(w.job.hashes, pagemap.Hash(b))
-		w.addRun(p, w.pages.frame, uint32((w.pages.fill+kept)/ps))
+		w.addRun(p, frame, uint32((w.pages.fill+kept)/ps))
 		if kept != i*ps {
 			copy(buf[kept:], b)
 		}
@@ -321,7 +394,7 @@ func (w *worker) takePages(ctx context.Context, p *part, f source.File, buf []by
 	}
 	w.pages.fill += kept
 	if w.pages.fill > len(w.pages.buf)-ps {
-		if err := w.flush(ctx, &w.pages); err != nil {
+		if err := w.flush(&w.pages); err != nil {
 			return 0, err
 		}
 	}

@@ -35,6 +35,7 @@ func SortBackups(list []BackupSummary) {
 			cmp.Compare(a.Stop, b.Stop),
 			cmp.Compare(a.Start, b.Start),
 			a.StoppedAt.Compare(b.StoppedAt),
+			a.Committed.Compare(b.Committed), // cold backups of a server that was not started in between
 			cmp.Compare(a.ID, b.ID),
 		)
 	})

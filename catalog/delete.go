@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -52,7 +53,7 @@ func (r *Repository) DeleteBackup(ctx context.Context, ref ClusterRef, id string
 	}
 	res := DeleteResult{Manifest: ref.BackupManifestKey(id)}
 	if o.DryRun {
-		needed, err := r.neededPacks(ctx, ref, id)
+		needed, err := r.neededPacks(ctx, ref, m)
 		if err != nil {
 			return res, err
 		}
@@ -60,7 +61,7 @@ func (r *Repository) DeleteBackup(ctx context.Context, ref ClusterRef, id string
 		return res, nil
 	}
 	// The others are read before anything is gone, so that one that cannot be read stops us while all is well.
-	if _, err := r.neededPacks(ctx, ref, id); err != nil {
+	if _, err := r.neededPacks(ctx, ref, m); err != nil {
 		return res, fmt.Errorf("delete backup %s: %w", id, err)
 	}
 	if err := r.Store.Delete(ctx, res.Manifest); err != nil {
@@ -88,7 +89,7 @@ func (d *DeleteResult) take(ref ClusterRef, m *ManifestReader, needed map[string
 
 func (r *Repository) deletePacks(ctx context.Context, ref ClusterRef, m *ManifestReader, o DeleteOptions, res *DeleteResult) error {
 	id := m.header.ID
-	needed, err := r.neededPacks(ctx, ref, id)
+	needed, err := r.neededPacks(ctx, ref, m)
 	if err != nil {
 		return err
 	}
@@ -103,15 +104,54 @@ func (r *Repository) deletePacks(ctx context.Context, ref ClusterRef, m *Manifes
 	if err := r.Condemn(ctx, ref.Name, list); err != nil {
 		return err
 	}
-	// From here on a backup that commits sees the list. What committed before is seen now.
-	if needed, err = r.neededPacks(ctx, ref, id); err != nil {
-		return err
+	// From here on a backup that looks for packs to build on, or commits, sees the list. What committed before is seen
+	// now; what builds on packs already is in the way, since it may die between its commit and its own last look.
+	if needed, err = r.neededAfter(ctx, ref, m, o); err != nil {
+		return errors.Join(err, r.EndSweep(context.WithoutCancel(ctx), ref.Name, name))
 	}
 	res.take(ref, m, needed)
 	if err := r.Store.Delete(ctx, res.Packs...); err != nil {
 		return err
 	}
 	return r.EndSweep(ctx, ref.Name, name)
+}
+
+// neededAfter is neededPacks after packs were condemned (RULES-archive A15). A backup under way is in nobody's manifests:
+// if the one that it builds on is gone, it is waited for, and if it is dead it can no longer be committed. Without that
+// nothing is safe to delete, which is ErrInUse.
+func (r *Repository) neededAfter(ctx context.Context, ref ClusterRef, m *ManifestReader, o DeleteOptions) (map[string]bool, error) {
+	for {
+		leases, err := r.Leases(ctx, ref.Name)
+		if err != nil {
+			return nil, err
+		}
+		needed, read, err := r.readNeeded(ctx, ref, m)
+		if err != nil {
+			return nil, err
+		}
+		lost := map[string]bool{} // backups under way that build on what was not read
+		for _, l := range leases {
+			if l.Reference != "" && l.Backup != "" && l.SystemID == ref.SystemID && !read[l.Reference] && !read[l.Backup] {
+				lost[l.Backup] = true
+			}
+		}
+		if len(lost) == 0 {
+			return needed, nil
+		}
+		alive, err := r.WatchLeases(ctx, ref.Name, o.Clock, o.Wait, func(l LeaseInfo) bool { return lost[l.Backup] && l.Reference != "" })
+		if err != nil {
+			return nil, err
+		}
+		if len(alive) > 0 {
+			l := alive[0]
+			return nil, fmt.Errorf("%w by backup %s on %s, process %d, which began to build on it", ErrInUse, l.Backup, l.Host, l.PID)
+		}
+		for backup := range lost {
+			if _, err := r.AbortBackup(ctx, ref, backup, o.Host, o.Program, o.Clock.Wall()); err != nil {
+				return nil, fmt.Errorf("give up the dead backup %s: %w", backup, err)
+			}
+		}
+	}
 }
 
 // checkFree looks for leases and holds that name the backup.
@@ -148,41 +188,53 @@ func (r *Repository) checkFree(ctx context.Context, ref ClusterRef, id string, o
 	return nil
 }
 
-// neededPacks reads the pack tables of all manifests but that of one backup.
-func (r *Repository) neededPacks(ctx context.Context, ref ClusterRef, but string) (map[string]bool, error) {
+// neededPacks reads the pack tables of all manifests but m, and tells which of m's packs they name. It keeps no more than that, however many
+// backups there are.
+func (r *Repository) neededPacks(ctx context.Context, ref ClusterRef, m *ManifestReader) (map[string]bool, error) {
+	needed, _, err := r.readNeeded(ctx, ref, m)
+	return needed, err
+}
+
+// readNeeded is neededPacks, and tells whose manifests were read, those of backups that were given up among them.
+func (r *Repository) readNeeded(ctx context.Context, ref ClusterRef, m *ManifestReader) (needed, read map[string]bool, err error) {
 	var ids []string
 	for info, err := range r.Store.List(ctx, ref.BackupPrefix(), "") {
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
-		if id, ok := parseManifestKey(ref, info.Key); ok && id != but {
+		if id, ok := parseManifestKey(ref, info.Key); ok && id != m.header.ID {
 			ids = append(ids, id)
 		}
 	}
-	tables := make([][]PackEntry, len(ids))
+	mine := make(map[string]bool, len(m.packs))
+	for _, p := range m.packs {
+		mine[p.Key(ref)] = true
+	}
+	needed, read = map[string]bool{}, map[string]bool{}
+	var mu sync.Mutex
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(4) // each holds a whole manifest
-	for i, id := range ids {
+	for _, id := range ids {
 		group.Go(func() error {
-			m, err := r.ReadManifest(ctx, ref, id)
-			if errors.Is(err, ErrAborted) || errors.Is(err, storage.ErrNotExist) {
+			other, err := r.ReadManifest(ctx, ref, id)
+			if errors.Is(err, storage.ErrNotExist) {
 				return nil
 			}
-			if err != nil {
+			if err != nil && !errors.Is(err, ErrAborted) {
 				return err
 			}
-			tables[i] = m.packs
+			mu.Lock()
+			defer mu.Unlock()
+			if read[id] = true; err != nil {
+				return nil
+			}
+			for _, p := range other.packs {
+				if key := p.Key(ref); mine[key] {
+					needed[key] = true
+				}
+			}
 			return nil
 		})
 	}
-	if err := group.Wait(); err != nil {
-		return nil, err
-	}
-	needed := map[string]bool{}
-	for _, t := range tables {
-		for _, p := range t {
-			needed[p.Key(ref)] = true
-		}
-	}
-	return needed, nil
+	return needed, read, group.Wait()
 }

@@ -87,6 +87,10 @@ type BackupHeader struct {
 	BytesRead    int64 `json:"bytes_read"`
 	BytesStored  int64 `json:"bytes_stored"` // in new packs
 	PagesChanged int64 `json:"pages_changed"`
+	// PagesRefreshed did not change and were stored again, so that no old pack is kept for a few pages.
+	PagesRefreshed int64 `json:"pages_refreshed,omitempty"`
+	PacksLent      int64 `json:"packs_lent,omitempty"` // of Packs, those that other backups wrote; filled in by Commit
+	BytesLent      int64 `json:"bytes_lent,omitempty"` // their stored size; filled in by Commit
 
 	Program           string            `json:"program,omitempty"` // pgstow's version
 	Host              string            `json:"host,omitempty"`

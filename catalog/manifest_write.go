@@ -142,7 +142,7 @@ func (w *ManifestWriter) AddPack(p PackEntry) (index int, err error) {
 func (w *ManifestWriter) Packs() []PackEntry { return w.packs }
 
 // Commit makes the backup exist: the manifest is created, if absent, at its key. Of h it fills in Format, ID, Cluster,
-// SystemID, Files, Relations, Packs, Bytes and PackFrame, and returns the whole. The caller has renewed the lease.
+// SystemID, Files, Relations, Packs, PacksLent, BytesLent, Bytes and PackFrame, and returns the whole. The caller has renewed the lease.
 //
 // If packs of other backups are referred to, Commit then looks whether they are still safe (RULES-physical D3): that no
 // sweep has condemned one, and that the reference, or else each pack it lent, is there. If not it removes the manifest
@@ -183,14 +183,19 @@ func (w *ManifestWriter) explainExisting(ctx context.Context, key string, exist 
 	return exist
 }
 
-// checkLent is the part of Commit after the manifest was stored.
-func (w *ManifestWriter) checkLent(ctx context.Context, reference string) error {
-	var lent []PackEntry
+// lent are the packs that other backups wrote.
+func (w *ManifestWriter) lent() (out []PackEntry) {
 	for _, p := range w.packs {
 		if p.Backup != w.id {
-			lent = append(lent, p)
+			out = append(out, p)
 		}
 	}
+	return out
+}
+
+// checkLent is the part of Commit after the manifest was stored.
+func (w *ManifestWriter) checkLent(ctx context.Context, reference string) error {
+	lent := w.lent()
 	if len(lent) == 0 {
 		return nil
 	}
@@ -242,6 +247,11 @@ func (w *ManifestWriter) encode(h BackupHeader, o object.WriterOptions) ([]byte,
 	h.Format, h.ID, h.Cluster, h.SystemID = formatVersion, w.id, w.ref.Name, w.ref.SystemID
 	h.StartedAt, h.StoppedAt = h.StartedAt.UTC(), h.StoppedAt.UTC()
 	h.Files, h.Relations, h.Packs, h.Bytes = w.files, w.relations, int64(len(w.packs)), w.bytes
+	h.PacksLent, h.BytesLent = 0, 0
+	for _, p := range w.lent() {
+		h.PacksLent++
+		h.BytesLent += p.Size
+	}
 	h.PackFrame = 1 + fileFrames
 	if err := w.checkRefs(); err != nil {
 		return nil, h, err

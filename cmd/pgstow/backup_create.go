@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"strings"
 	"time"
@@ -19,12 +20,16 @@ func backupCreateCommand(e *environment) *cli.Command {
 		Name:  "create",
 		Usage: "take a base backup",
 		Description: `Reads the data directory of a running server in parallel, between pg_backup_start and pg_backup_stop, and commits only when the backup's
-WAL is proven in the archive, or is part of the backup (--wal include). PostgreSQL is found as libpq finds it: PGHOST, PGPORT, PGUSER,
+WAL is proven in the archive, or is part of the backup (--wal include). The first backup is full; each later one stores the pages that changed
+since the newest backup of this server's past, and restores like a full one. What changed is told by WAL summaries (PostgreSQL 17 and newer, with
+summarize_wal = on), else every page is read and compared. PostgreSQL is found as libpq finds it: PGHOST, PGPORT, PGUSER,
 PGSERVICE, .pgpass. Pages that do not agree with their checksum are named, and end the command with exit status 3.`,
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "wal", Value: "archive", Usage: "archive: wait until the archive holds its WAL; include: store the WAL in the backup (`MODE`)"},
 			&cli.StringFlag{Name: "checkpoint", Value: "fast", Usage: "fast or spread (`MODE`)"},
 			&cli.StringFlag{Name: "label", Usage: "a `TEXT` to know it by"},
+			&cli.BoolFlag{Name: "full", Usage: "store everything, whatever earlier backups hold"},
+			&cli.BoolFlag{Name: "scan", Usage: "read and compare every page, also where WAL summaries would tell which changed"},
 			&cli.BoolFlag{Name: "offline", Usage: "a cold backup of a cleanly stopped server; needs --pgdata"},
 			&cli.StringFlag{Name: "workers", Usage: "readers and compressors at work at once (`N`), default one per core"},
 			&cli.StringFlag{Name: "rate-limit", Usage: "at most so many bytes per second to the store (`SIZE`, such as 50MiB)"},
@@ -48,6 +53,7 @@ PGSERVICE, .pgpass. Pages that do not agree with their checksum are named, and e
 	}, `pgstow backup create
 PGHOST=/var/run/postgresql pgstow backup create --label 'before the upgrade'
 pgstow backup create --wal include        # restorable with no archive at all
+pgstow backup create --full
 pgstow backup create --offline --pgdata /var/lib/postgresql/15/main
 `)
 }
@@ -55,6 +61,7 @@ pgstow backup create --offline --pgdata /var/lib/postgresql/15/main
 func createOptions(c *cli.Context, conf *config.Config) (backup.CreateOptions, error) {
 	o := backup.CreateOptions{
 		PGData: conf.PGData, Cluster: conf.Cluster, Label: c.String("label"), Offline: c.Bool("offline"), Workers: conf.Workers,
+		Full: c.Bool("full"), Scan: c.Bool("scan"), RefreshAfter: conf.RefreshAfter,
 		ArchiveTimeout: conf.ArchiveTimeout, Level: level(conf), Host: hostname(), Program: program(), PID: os.Getpid(),
 	}
 	switch c.String("wal") {
@@ -106,6 +113,7 @@ func createBackup(ctx context.Context, e *environment, conf *config.Config, o ba
 	}
 	e.printf("backup %s of cluster %s: %s in %d files, %s stored, in %s\n", header.ID, header.Cluster, bytesText(header.Bytes), header.Files,
 		bytesText(header.BytesStored), time.Since(start).Round(100*time.Millisecond))
+	e.printf("%s\n", methodText(header))
 	e.printf("consistent from %s on timeline %d (%s)\n", header.Stop, header.StopTimeline, timeText(header.StoppedAt))
 	return err
 }
@@ -114,6 +122,8 @@ func showBackupEvent(bar *progress, event backup.Event) {
 	switch v := event.(type) {
 	case backup.ProgressEvent:
 		bar.update(v.BytesDone, v.BytesTotal)
+	case backup.MethodEvent:
+		bar.note("%s", beginText(v))
 	case backup.DamageEvent:
 		bar.note("damaged page: %s block %d: %s", v.Path, v.Block, v.What)
 	case backup.NoteEvent:
@@ -130,6 +140,33 @@ func showBackupEvent(bar *progress, event backup.Event) {
 			bar.note("%s", phaseText(v.Phase))
 		}
 	}
+}
+
+// beginText says what a backup begins with and why it is not done in a cheaper way.
+func beginText(v backup.MethodEvent) string {
+	text := "a full backup"
+	switch v.Method {
+	case catalog.MethodScan:
+		text = "changes since " + v.Reference + " by reading and comparing every page"
+	case catalog.MethodSummaries:
+		text = "changes since " + v.Reference + " by WAL summaries"
+	}
+	if v.Why != "" {
+		text += ": " + v.Why
+	}
+	return text
+}
+
+// methodText says how a backup was made and what of it lies in packs of earlier ones.
+func methodText(h catalog.BackupHeader) string {
+	if h.Reference == "" {
+		return fmt.Sprintf("%s, %d pages", h.Method, h.PagesChanged)
+	}
+	text := fmt.Sprintf("%s since %s, %d pages changed", h.Method, h.Reference, h.PagesChanged)
+	if h.PagesRefreshed > 0 {
+		text += fmt.Sprintf(", %d stored again", h.PagesRefreshed)
+	}
+	return text + fmt.Sprintf(", %s read; %d of %d packs are those of earlier backups (%s)", bytesText(h.BytesRead), h.PacksLent, h.Packs, bytesText(h.BytesLent))
 }
 
 func archiverFailure(v backup.WaitingEvent) string {

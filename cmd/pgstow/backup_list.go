@@ -1,6 +1,7 @@
 package main
 
 import (
+	"strconv"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -27,6 +28,10 @@ type backupJSON struct {
 	BytesRead    int64      `json:"bytes_read"`
 	BytesStored  int64      `json:"bytes_stored"`
 	PagesChanged int64      `json:"pages_changed"`
+	Refreshed    int64      `json:"pages_refreshed"`
+	PacksLent    int64      `json:"packs_lent"`
+	BytesLent    int64      `json:"bytes_lent"`
+	Why          string     `json:"why,omitempty"`
 	Files        int64      `json:"files"`
 	DamagedPages int64      `json:"damaged_pages"`
 	WALIncluded  bool       `json:"wal_included"`
@@ -41,6 +46,7 @@ func backupAsJSON(b catalog.BackupSummary) backupJSON {
 		ID: b.ID, Cluster: b.Cluster, SystemID: b.SystemID, Method: string(b.Method), Source: string(b.Source), Standby: b.Standby, Label: b.Label,
 		StartLSN: b.Start.String(), StopLSN: b.Stop.String(), Timeline: uint32(b.StopTimeline), StartedAt: moment(b.StartedAt),
 		StoppedAt: moment(b.StoppedAt), Bytes: b.Bytes, BytesRead: b.BytesRead, BytesStored: b.BytesStored, PagesChanged: b.PagesChanged,
+		Refreshed: b.PagesRefreshed, PacksLent: b.PacksLent, BytesLent: b.BytesLent, Why: b.Why,
 		Files: b.Files, DamagedPages: b.Damaged, WALIncluded: b.WALIncluded, Postgres: b.PostgresMajor, Host: b.Host, Reference: b.Reference,
 		Opaque: b.Opaque,
 	}
@@ -93,13 +99,13 @@ func (e *environment) printBackups(list []catalog.BackupSummary) {
 		e.printf("no backups\n")
 		return
 	}
-	t := e.newTable("backup", "method", "finished", "timeline", "start", "stop", "size", "stored", "")
+	t := e.newTable("backup", "method", "finished", "timeline", "start", "stop", "size", "pages", "stored", "")
 	for _, b := range list {
-		method, size, stored := string(b.Method), bytesText(b.Bytes), bytesText(b.BytesStored)
+		method, size, stored, pages := string(b.Method), bytesText(b.Bytes), bytesText(b.BytesStored), strconv.FormatInt(b.PagesChanged, 10)
 		if b.Opaque {
-			method, size, stored = "?", "?", "?"
+			method, size, stored, pages = "?", "?", "?", "?"
 		}
-		t.AppendRow([]any{b.ID, method, timeText(b.StoppedAt), b.StopTimeline, b.Start, b.Stop, size, stored, backupRemarks(b)})
+		t.AppendRow([]any{b.ID, method, timeText(b.StoppedAt), b.StopTimeline, b.Start, b.Stop, size, pages, stored, backupRemarks(b)})
 	}
 	t.Render()
 }

@@ -98,7 +98,11 @@ func (e *environment) printBackup(b catalog.BackupSummary) {
 	if b.Opaque {
 		line("encrypted", "only the clear header is readable without an identity")
 	} else {
-		line("method", "%s, %s", b.Method, b.Source)
+		line("method", "%s", methodText(b.BackupHeader))
+		if b.Why != "" {
+			line("because", "%s", b.Why)
+		}
+		line("source", "%s", b.Source)
 		line("server", "PostgreSQL %s, data checksums %s", versionText(b), onOff(b.ChecksumVersion != 0))
 		line("size", "%s in %d files, %s stored in %d packs", bytesText(b.Bytes), b.Files, bytesText(b.BytesStored), b.Packs)
 	}

@@ -43,9 +43,11 @@ type Config struct {
 	PushDeadline     time.Duration // a push gives up after this
 	PushAhead        int           // files that are stored at a time before the server asks for them, 0: none
 	PushAheadIdle    time.Duration // the worker that does so ends when there was nothing to do for so long
+	Prefetch         int           // segments that are fetched at most before recovery asks for them, 0: none
 	FetchDeadline    time.Duration // a fetch outside standby mode gives up after this
 	StoreDeadline    time.Duration // one store operation of the other commands gives up after this, retries included
 	ArchiveTimeout   time.Duration // backup create waits so long for its WAL in the archive
+	RefreshAfter     time.Duration // backup create refers to no pack of an earlier backup that is older
 	WALProgram       string        // the pgstow-wal that restored servers and printed settings name, "" for the one beside this program
 
 	sources map[string]string
@@ -58,9 +60,11 @@ const (
 	DefaultPushDeadline   = 60 * time.Second
 	DefaultPushAhead      = 8
 	DefaultPushAheadIdle  = 10 * time.Second
+	DefaultPrefetch       = 16
 	DefaultFetchDeadline  = 15 * time.Minute
 	DefaultStoreDeadline  = 2 * time.Minute
 	DefaultArchiveTimeout = 30 * time.Minute
+	DefaultRefreshAfter   = 30 * 24 * time.Hour
 )
 
 // Setting is one key with its effective value, for display.
@@ -82,7 +86,7 @@ func stringKey(name string, field func(*Config) *string) key {
 
 func durationKey(name string, field func(*Config) *time.Duration) key {
 	return key{name, func(c *Config, v string) error {
-		d, err := time.ParseDuration(v)
+		d, err := parseDuration(v)
 		if err != nil || d <= 0 {
 			return fmt.Errorf("%q is not a duration such as 90s or 15m", v)
 		}
@@ -91,8 +95,26 @@ func durationKey(name string, field func(*Config) *time.Duration) key {
 	}, func(c *Config) string { return durationText(*field(c)) }}
 }
 
-// durationText writes 15m, not 15m0s.
+const day = 24 * time.Hour
+
+// parseDuration knows whole days, 30d, beside what Go does.
+func parseDuration(v string) (time.Duration, error) {
+	const most = 100 * 365
+	if days, ok := strings.CutSuffix(v, "d"); ok {
+		n, err := strconv.Atoi(days)
+		if err == nil && n > most {
+			err = strconv.ErrRange
+		}
+		return time.Duration(n) * day, err
+	}
+	return time.ParseDuration(v)
+}
+
+// durationText writes 15m, not 15m0s, and 30d, not 720h0m0s.
 func durationText(d time.Duration) string {
+	if d >= 2*day && d%day == 0 {
+		return strconv.Itoa(int(d/day)) + "d"
+	}
 	text := d.String()
 	if short, ok := strings.CutSuffix(text, "m0s"); ok {
 		text = short + "m"
@@ -158,9 +180,11 @@ func keys() []key {
 		durationKey("push_deadline", func(c *Config) *time.Duration { return &c.PushDeadline }),
 		countKey("push_ahead", 0, func(c *Config) *int { return &c.PushAhead }),
 		durationKey("push_ahead_idle", func(c *Config) *time.Duration { return &c.PushAheadIdle }),
+		countKey("prefetch", 0, func(c *Config) *int { return &c.Prefetch }),
 		durationKey("fetch_deadline", func(c *Config) *time.Duration { return &c.FetchDeadline }),
 		durationKey("store_deadline", func(c *Config) *time.Duration { return &c.StoreDeadline }),
 		durationKey("archive_timeout", func(c *Config) *time.Duration { return &c.ArchiveTimeout }),
+		durationKey("refresh_after", func(c *Config) *time.Duration { return &c.RefreshAfter }),
 		stringKey("wal_program", func(c *Config) *string { return &c.WALProgram }),
 	}
 }
@@ -177,8 +201,8 @@ type Sources struct {
 func Load(s Sources) (*Config, []string, error) {
 	c := &Config{
 		Cluster: DefaultCluster, Compression: "fastest", InFlight: DefaultInFlight, PushDeadline: DefaultPushDeadline,
-		PushAhead: DefaultPushAhead, PushAheadIdle: DefaultPushAheadIdle, FetchDeadline: DefaultFetchDeadline,
-		StoreDeadline: DefaultStoreDeadline, ArchiveTimeout: DefaultArchiveTimeout, sources: map[string]string{},
+		PushAhead: DefaultPushAhead, PushAheadIdle: DefaultPushAheadIdle, Prefetch: DefaultPrefetch, FetchDeadline: DefaultFetchDeadline,
+		StoreDeadline: DefaultStoreDeadline, ArchiveTimeout: DefaultArchiveTimeout, RefreshAfter: DefaultRefreshAfter, sources: map[string]string{},
 	}
 	environ, path := settingsIn(s.Environ), s.File
 	if path == "" {
