@@ -8,6 +8,7 @@ import (
 	"os"
 	"time"
 
+	"pgstow/cmd/internal/detach"
 	"pgstow/cmd/internal/hotpath"
 	"pgstow/wal/spool"
 )
@@ -41,7 +42,7 @@ func run(args, environ []string) int {
 // answered tells whether the spool had the answer. Whatever is wrong, doubtful or unknown is the full program's to speak of.
 func answered(command string, args, environ []string) bool {
 	call, err := hotpath.Parse(command, args)
-	if err != nil || call.Special() {
+	if err != nil {
 		return false
 	}
 	place, err := call.Spool(version, environ)
@@ -54,6 +55,24 @@ func answered(command string, args, environ []string) bool {
 	}
 	if command == hotpath.Push {
 		return pushed(s, call)
+	}
+	return fetched(s, call, environ)
+}
+
+// fetched hands the file over if it waits in the spool, or is on its way there. Only whole segments are, and those are the answer whatever
+// else the call asks for.
+func fetched(s *spool.Spool, call hotpath.Call, environ []string) bool {
+	data, err := call.DataDirectory(environ)
+	if err != nil {
+		return false
+	}
+	run, _ := detach.Running(data) // without a server it is of no run
+	s = s.ForRun(run.Start())
+	if done, err := s.Take(call.File, call.Path); done || err != nil {
+		return done
+	}
+	if !s.AwaitClaim(hotpath.Fetch, call.File, spool.ClaimStale) {
+		return false
 	}
 	done, err := s.Take(call.File, call.Path)
 	return err == nil && done

@@ -172,8 +172,13 @@ func TestFetch(t *testing.T) {
 	if err := s.AddReady(segment, []byte("fetched ahead")); err != nil {
 		t.Fatal(err)
 	}
-	full("for a chosen timeline", "fetch", "--timeline=1", segment, "pg_wal/RECOVERYXLOG")
-	if code, out := w.run(args...); code != 0 || out != "" {
+	w.write(w.data+"/postmaster.pid", "4711\n"+w.data+"\n1700000000\n5432\n")
+	full("in another run of the server", args...)
+	if err := os.Remove(w.data + "/postmaster.pid"); err != nil {
+		t.Fatal(err)
+	}
+	// A whole segment is the same whatever timeline recovery heads for.
+	if code, out := w.run("fetch", "--timeline=1", "--incomplete", segment, "pg_wal/RECOVERYXLOG"); code != 0 || out != "" {
 		t.Fatalf("code %d, output %q", code, out)
 	}
 	if b, err := os.ReadFile(w.data + "/pg_wal/RECOVERYXLOG"); err != nil || string(b) != "fetched ahead" {
@@ -207,6 +212,41 @@ func TestWithoutTheFullProgram(t *testing.T) {
 		code, out := w.run(c.args...)
 		if code != c.want || !strings.HasPrefix(out, "pgstow-wal: ") {
 			t.Errorf("%q: code %d, output %q; want %d", c.args, code, out, c.want)
+		}
+	}
+}
+
+// TestFetchWaitsForThePrefetcher: a file on its way into the spool is waited for, and one that does not come is the full program's.
+func TestFetchWaitsForThePrefetcher(t *testing.T) {
+	w := newWorld(t, true)
+	args := []string{"fetch", segment, "pg_wal/RECOVERYXLOG"}
+	s := w.open("fetch", args[1:]...)
+	for _, comes := range []bool{true, false} {
+		claim, ok := s.Claim("fetch", segment)
+		if !ok {
+			t.Fatal("no claim")
+		}
+		done := make(chan error)
+		go func() {
+			defer claim.Release()
+			if !comes {
+				done <- nil
+				return
+			}
+			done <- s.AddReady(segment, []byte("on its way"))
+		}()
+		code, out := 0, ""
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			code, out = w.run(args...)
+		}()
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+		<-ended
+		if want := map[bool]int{true: 0, false: 77}[comes]; code != want {
+			t.Errorf("comes: %v: code %d, output %q", comes, code, out)
 		}
 	}
 }

@@ -8,7 +8,7 @@ import (
 )
 
 func walCommand(e *environment) *cli.Command {
-	return group("wal", "push, fetch, receive and list WAL, and settle conflicts", walPushCommand(e), walWorkerCommand(e), walFetchCommand(e), walReceiveCommand(e), walListCommand(e), walResolveCommand(e))
+	return group("wal", "push, fetch, receive and list WAL, and settle conflicts", walPushCommand(e), walWorkerCommand(e), walFetchCommand(e), walPrefetchCommand(e), walReceiveCommand(e), walListCommand(e), walResolveCommand(e))
 }
 
 // partialError is a command that finished with something to complain about: exit 3.

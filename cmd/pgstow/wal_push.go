@@ -56,12 +56,7 @@ func walFetchCommand(e *environment) *cli.Command {
 		Description: `Exit status: 0 the file is in place, verified; 1 it is proven not to be in the archive; 126 anything else, on which PostgreSQL stops
 instead of ending recovery early. A standby is told 1 when the store cannot be reached, since it goes on asking.`,
 		ArgsUsage: "NAME PATH",
-		Flags: []cli.Flag{
-			systemIDFlag(),
-			&cli.StringFlag{Name: "timeline", Usage: "the timeline `N` that recovery was told to follow"},
-			&cli.BoolFlag{Name: "incomplete", Usage: "serve a segment of which only the first part is stored, padded with zeros"},
-			&cli.BoolFlag{Name: "stop-at-hole", Usage: "take a hole in the archive for its end"},
-		},
+		Flags:     fetchFlags(),
 		Action: func(c *cli.Context) error {
 			args, err := operands(c, "NAME", "PATH")
 			if err != nil {
@@ -81,13 +76,24 @@ instead of ending recovery early. A standby is told 1 when the store cannot be r
 				return err
 			}
 			e.fetched = true
-			return archive.Fetch(c.Context, archive.FetchOptions{
+			o := archive.FetchOptions{
 				Options: base, Deadline: conf.FetchDeadline, Timeline: choice.ID, Incomplete: c.Bool("incomplete"), StopAtHole: c.Bool("stop-at-hole"),
-			}, args[0], args[1])
+			}
+			fetchAhead(e, conf, &o)
+			return archive.Fetch(c.Context, o, args[0], args[1])
 		},
 	}, `restore_command = 'pgstow-wal fetch %f %p'
 pgstow wal fetch 000000010000000000000003 ./segment
 `)
+}
+
+func fetchFlags() []cli.Flag {
+	return []cli.Flag{
+		systemIDFlag(),
+		&cli.StringFlag{Name: "timeline", Usage: "the timeline `N` that recovery was told to follow"},
+		&cli.BoolFlag{Name: "incomplete", Usage: "serve a segment of which only the first part is stored, padded with zeros"},
+		&cli.BoolFlag{Name: "stop-at-hole", Usage: "take a hole in the archive for its end"},
+	}
 }
 
 // archiveOptions gathers what push and fetch share. The data directory is found by the same rule as in pgstow-wal, and so is the spool:
@@ -136,8 +142,8 @@ func archiveOptions(c *cli.Context, e *environment, conf *config.Config, call *h
 // asTyped reads the arguments behind the word push or fetch as pgstow-wal reads them. A process that was started for such calls has those of
 // the call that started it, behind a word of its own, so that both come to the same spool.
 func asTyped(command string, args []string) (hotpath.Call, error) {
-	own := map[string]string{hotpath.Push: workerWord}[command]
-	first := slices.IndexFunc(args, func(arg string) bool { return arg == command || own != "" && arg == own })
+	own := map[string]string{hotpath.Push: workerWord, hotpath.Fetch: prefetchWord}[command]
+	first := slices.IndexFunc(args, func(arg string) bool { return arg == command || arg == own })
 	return hotpath.Parse(command, args[first+1:])
 }
 

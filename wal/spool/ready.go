@@ -152,6 +152,9 @@ func (s *Spool) DropOthers(keep func(name string) bool) {
 			_ = os.RemoveAll(path)
 		}
 	}
+	if keep == nil {
+		_ = os.Remove(s.readyDir())
+	}
 }
 
 func (s *Spool) readyDir() string             { return filepath.Join(s.dir, readyFolder) }

@@ -154,8 +154,8 @@ func TestDropOthers(t *testing.T) {
 		t.Errorf("what was being written is gone: %v", err)
 	}
 	s.DropOthers(nil)
-	if left, err := os.ReadDir(filepath.Join(s.Dir(), "ready")); err != nil || len(left) != 0 {
-		t.Errorf("%d files are left, %v", len(left), err)
+	if left, err := os.ReadDir(s.Dir()); err != nil || len(left) != 0 {
+		t.Errorf("left: %v, %v", left, err)
 	}
 }
 

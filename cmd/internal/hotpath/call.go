@@ -46,9 +46,6 @@ func boolean(name string) bool {
 	return false
 }
 
-// special are flags whose answer must not come from the spool: they ask for another kind of answer than the plain call.
-func special(name string) bool { return name == "incomplete" || name == "timeline" }
-
 // Parse reads the arguments after the word push or fetch. Anything that is not plain is ErrUnknown.
 func Parse(command string, args []string) (Call, error) {
 	call := Call{Command: command}
@@ -86,16 +83,6 @@ func (c Call) operands(args []string) (Call, error) {
 		return c, ErrUnknown
 	}
 	return c, nil
-}
-
-// Special tells whether the call asks for something that the spool must not answer.
-func (c Call) Special() bool {
-	for _, f := range c.Flags {
-		if special(f.Name) {
-			return true
-		}
-	}
-	return false
 }
 
 func (c Call) has(name string) bool {
