@@ -19,6 +19,9 @@ const (
 	shortest = "PGSTOW_FETCH_DEADLINE=500ms"
 )
 
+// noPrefetch is for tests in which the store must be asked for a segment when recovery does.
+const noPrefetch = "PGSTOW_PREFETCH=0"
+
 // TestOutageOfRecovery: a store that is gone, before recovery begins and in the middle of it, stops the server; when the store is there again,
 // so is everything.
 func TestOutageOfRecovery(t *testing.T) {
@@ -55,7 +58,7 @@ func TestOutageIsToldFromTheEnd(t *testing.T) {
 	t.Parallel()
 	a := newArchived(t, pg.DefaultMajor)
 	dir := a.Restore("--action", "promote")
-	s := a.server(t, dir, a.gate.Command("", "|| exit 1"), shortest)
+	s := a.server(t, dir, a.gate.Command("", "|| exit 1"), shortest, noPrefetch)
 	a.gate.Shut()
 	launch(t, s)
 	a.gate.Await(s)
@@ -133,7 +136,7 @@ func TestOutageByMistake(t *testing.T) {
 			{name: "unknown flag", flags: "--no-such-flag", says: "no-such-flag"},
 			{name: "removed repo.json", do: a.without("repo.json"), says: "no repository"},
 			{name: "removed cluster.json", do: a.without("cluster.json"), says: "main"},
-			{name: "removed segment", do: a.without("/" + a.gate.Segment), says: "hole at " + a.gate.Segment},
+			{name: "removed segment", env: []string{noPrefetch}, do: a.without("/" + a.gate.Segment), says: "hole at " + a.gate.Segment},
 			{name: "emptied bucket", do: a.without(""), says: "no repository"},
 		} {
 			ok := t.Run(c.name, func(t *testing.T) {
@@ -187,27 +190,36 @@ func TestOutageAndImmediateShutdown(t *testing.T) {
 	eachMajor(t, func(t *testing.T, major int) {
 		a := newArchived(t, major)
 		dir := a.Restore("--action", "promote")
-		s := a.server(t, dir, a.gate.Command("", ""))
-		a.gate.Shut()
-		launch(t, s)
-		a.gate.Await(s)
-		a.MinIO.Freeze()
-		a.gate.Open()
-		awaitHangingFetch(t, s, a.gate.Segment)
-		begin := time.Now()
-		s.Stop(pg.Immediate)
-		// The postmaster waits five seconds for its children before it kills them.
-		if took := time.Since(begin); took > 20*time.Second {
-			t.Errorf("the shutdown took %s", took)
+		// Without prefetch it is the segment behind the gate that hangs; with it that one may be there already, and a later one does.
+		for segment, env := range map[string]string{a.gate.Segment: noPrefetch, "": "PGSTOW_PREFETCH=16"} {
+			stopWhileFetching(t, a, dir, segment, env)
 		}
-		log := s.Log()
-		if !strings.Contains(log, "consistent recovery state reached") || !strings.Contains(log, "received immediate shutdown request") {
-			t.Errorf("the log:\n%s", log)
-		}
-		wantUnfinished(t, dir, log)
-		a.MinIO.Thaw()
 		a.wantRecovered(t, a.server(t, dir, ""))
 	})
+}
+
+// stopWhileFetching stops a recovery at once that waits for a segment, any if it is "", of a store that hangs.
+func stopWhileFetching(t *testing.T, a *archived, dir, segment string, env ...string) {
+	t.Helper()
+	s := a.server(t, dir, a.gate.Command("", ""), env...)
+	a.gate.Shut()
+	launch(t, s)
+	a.gate.Await(s)
+	a.MinIO.Freeze()
+	a.gate.Open()
+	awaitHangingFetch(t, s, segment)
+	begin := time.Now()
+	s.Stop(pg.Immediate)
+	// The postmaster waits five seconds for its children before it kills them.
+	if took := time.Since(begin); took > 20*time.Second {
+		t.Errorf("the shutdown took %s", took)
+	}
+	log := s.Log()
+	if !strings.Contains(log, "consistent recovery state reached") || !strings.Contains(log, "received immediate shutdown request") {
+		t.Errorf("the log:\n%s", log)
+	}
+	wantUnfinished(t, dir, log)
+	a.MinIO.Thaw()
 }
 
 // awaitHangingFetch waits until pgstow, called for a segment by this server, has a connection open.
