@@ -6,6 +6,9 @@ import (
 
 	"pgstow/backup/changes"
 	"pgstow/backup/source"
+	"pgstow/catalog"
+	"pgstow/wal"
+	"pgstow/wal/pgcontrol"
 )
 
 // PlannedPart is a part of a job as tests see it.
@@ -51,4 +54,13 @@ func CheckDirectory(dir, dataDirectory string, port int, started time.Time) erro
 func WithChanges(o CreateOptions, since func(id string) *changes.Set) CreateOptions {
 	o.changed = since
 	return o
+}
+
+// ChooseReference is chooseReference.
+func ChooseReference(list []catalog.BackupSummary, start wal.LSN, h wal.History, c pgcontrol.Control) (id, why string) {
+	b, why := chooseReference(list, beginning{start: start, history: h, control: c})
+	if b != nil {
+		id = b.ID
+	}
+	return id, why
 }
