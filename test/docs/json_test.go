@@ -24,6 +24,7 @@ var fieldName = regexp.MustCompile("`([a-z][a-z0-9_]*)`")
 var notHere = map[string][]string{
 	"backup list": {"full", "scan", "summaries", "stream", "local", "offline", "reference", "opaque", "show", "notes", "tablespaces", "damaged", "page", "what"},
 	"info":        {"hole", "hole_last", "hole_since", "hole_overdue"},
+	"wal repair":  {"stored", "existed", "missing", "skipped", "refused", "reason", "timeline", "first", "last", "start_lsn", "end_lsn", "segments"},
 	"restore":     {"off", "kept"},
 	"check":       {"ok", "warning", "failed", "hint"},
 	"init":        {"recipients"},
@@ -38,6 +39,7 @@ func TestJSON(t *testing.T) {
 		"init":        w.json("init", "--plain", "--pgdata", w.cold),
 		"wal list":    w.json("wal", "list"),
 		"backup list": list,
+		"wal repair":  w.json("wal", "repair", "--from", filepath.Join(w.dir, "saved"), "--dry-run"),
 		"info":        w.json("info"),
 		"check":       w.json("check", "--no-server"),
 		"restore":     w.json("restore", filepath.Join(w.dir, "new"), "--dry-run"),
@@ -79,6 +81,7 @@ func newWorld(t *testing.T) *world {
 	if err != nil || len(found) != 1 {
 		t.Fatalf("%v %v", found, err)
 	}
+	w.unpack("wal/testdata/15/switched/00000001000000000000000A.gz", filepath.Join(w.dir, "saved", "00000001000000000000000A")) // fills the hole
 	w.segment = strings.TrimPrefix(found[0], w.dir+"/repo/")
 	// Lists need the names alone.
 	w.must(os.WriteFile(filepath.Join(filepath.Dir(found[0]), "00000001000000000000000C.0000000000C00000-0000000000C00100"), nil, 0o600))
