@@ -95,7 +95,7 @@ func TestWorkersKilledAtRandom(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 2))
 	for range pg.Rounds(t, 5) {
 		s.fill(1 + random.IntN(6))
-		time.Sleep(time.Duration(random.IntN(150)) * time.Millisecond) // at which moment is what is random here
+		<-time.After(time.Duration(random.IntN(150)) * time.Millisecond) // at which moment is what is random here
 		for _, pid := range s.workers() {
 			_ = syscall.Kill(pid, syscall.SIGKILL)
 		}

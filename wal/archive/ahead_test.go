@@ -122,7 +122,7 @@ func TestWorkerReadsTheQueueInBatches(t *testing.T) {
 			name, _ := history(i + 3)
 			id, err := spool.Stat(filepath.Join(w.data, "pg_wal", name))
 			if err != nil || !w.spool.Stored(name, id) {
-				time.Sleep(time.Millisecond)
+				<-time.After(time.Millisecond)
 				continue
 			}
 			if err := os.Rename(filepath.Join(w.statusDir(), name+".ready"), filepath.Join(w.statusDir(), name+".done")); err != nil {

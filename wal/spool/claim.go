@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -137,6 +138,23 @@ func (s *Spool) DropClaims(kind string) {
 		}
 	}
 	_ = os.Remove(filepath.Join(s.dir, claimsFolder)) // only an empty one
+	s.dropUnfinished(time.Now())
+}
+
+// unfinished is how old a temporary file is that nobody is writing any more.
+const unfinished = time.Minute
+
+func (s *Spool) dropUnfinished(now time.Time) {
+	entries, err := os.ReadDir(s.dir)
+	if err != nil {
+		return
+	}
+	for _, entry := range entries {
+		path := filepath.Join(s.dir, entry.Name())
+		if strings.HasPrefix(entry.Name(), temporaryPrefix) && now.Sub(modified(path)) > unfinished {
+			_ = os.Remove(path)
+		}
+	}
 }
 
 func cutKind(file, kind string) (name string, ok bool) {

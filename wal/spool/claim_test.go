@@ -233,9 +233,21 @@ func TestDropClaims(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	half, fresh := filepath.Join(s.Dir(), ".new-1"), filepath.Join(s.Dir(), ".new-2")
+	for _, path := range []string{half, fresh} {
+		if err := os.WriteFile(path, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	silent(t, half)
 	s.DropClaims(kind)
-	if _, err := os.Lstat(left); !os.IsNotExist(err) {
-		t.Errorf("a claim of nobody stays: %v", err)
+	for _, path := range []string{left, half} {
+		if _, err := os.Lstat(path); !os.IsNotExist(err) {
+			t.Errorf("what nobody works on stays: %s: %v", path, err)
+		}
+	}
+	if _, err := os.Lstat(fresh); err != nil {
+		t.Errorf("what somebody may be writing was dropped: %v", err)
 	}
 	if !c.Held() {
 		t.Error("somebody's claim was dropped")

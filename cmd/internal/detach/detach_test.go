@@ -70,7 +70,7 @@ func descriptors() (n int) {
 
 func awaitFile(t *testing.T, path string) string {
 	t.Helper()
-	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); <-time.After(5 * time.Millisecond) {
 		if b, err := os.ReadFile(path); err == nil {
 			return string(b)
 		}
