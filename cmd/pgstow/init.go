@@ -81,6 +81,9 @@ func initRepository(ctx context.Context, e *environment, conf *config.Config, o 
 	if err != nil {
 		return err
 	}
+	if repo.Unsafe {
+		e.message("warning: %s", unsafeWarning)
+	}
 	report := initReport{Repository: conf.Repo, ID: repo.ID, Encrypted: repo.Encrypted, Cluster: conf.Cluster}
 	if conf.PGData != "" {
 		if report.SystemID, err = describeCluster(ctx, repo, conf); err != nil {
