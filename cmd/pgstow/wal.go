@@ -8,11 +8,7 @@ import (
 )
 
 func walCommand(e *environment) *cli.Command {
-<<<<<<< Updated upstream
-	return group("wal", "push, fetch, receive and list WAL, and settle conflicts", walPushCommand(e), walWorkerCommand(e), walFetchCommand(e), walPrefetchCommand(e), walReceiveCommand(e), walListCommand(e), walResolveCommand(e))
-=======
-	return group("wal", "push, fetch, receive and list WAL, fill holes and settle conflicts", walPushCommand(e), walWorkerCommand(e), walFetchCommand(e), walReceiveCommand(e), walListCommand(e), walRepairCommand(e), walResolveCommand(e))
->>>>>>> Stashed changes
+	return group("wal", "push, fetch, receive and list WAL, fill holes and settle conflicts", walPushCommand(e), walWorkerCommand(e), walFetchCommand(e), walPrefetchCommand(e), walReceiveCommand(e), walListCommand(e), walRepairCommand(e), walResolveCommand(e))
 }
 
 // partialError is a command that finished with something to complain about: exit 3.
