@@ -257,10 +257,18 @@ func (p *probe) checksum(ctx context.Context) error {
 	if !ok {
 		return nil
 	}
-	refused, err := c.ProbeChecksum(ctx, p.key("checksum"))
-	if err != nil {
-		return err
+	// This goes past the wrapper that retries.
+	for try := 1; ; try++ {
+		refused, err := c.ProbeChecksum(ctx, p.key("checksum"))
+		if err == nil {
+			p.caps.ChecksumVerified = refused
+			return nil
+		}
+		if try == checksumTries || context.Cause(ctx) != nil {
+			return err
+		}
 	}
-	p.caps.ChecksumVerified = refused
-	return nil
 }
+
+// checksumTries is how often the store is asked; a store that does not answer was found out before.
+const checksumTries = 5

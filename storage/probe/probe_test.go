@@ -1,6 +1,7 @@
 package probe_test
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"strings"
@@ -127,4 +128,29 @@ func TestErrors(t *testing.T) {
 		}
 		wantEmpty(t, s)
 	}
+}
+
+// prober is a store whose answers about checksums get lost at first.
+type prober struct {
+	*fault.Store
+	lost int
+}
+
+func (s *prober) ProbeChecksum(context.Context, string) (bool, error) {
+	if s.lost--; s.lost >= 0 {
+		return false, fault.ErrInjected
+	}
+	return true, nil
+}
+
+func TestChecksumAnswersThatGetLost(t *testing.T) {
+	s := newStore(t)
+	caps, err := probe.Run(t.Context(), &prober{Store: s, lost: 3}, "probe")
+	if err != nil || !caps.ChecksumVerified {
+		t.Errorf("%+v, %v", caps, err)
+	}
+	if _, err := probe.Run(t.Context(), &prober{Store: s, lost: 1000}, "probe"); !errors.Is(err, fault.ErrInjected) {
+		t.Errorf("%v", err)
+	}
+	wantEmpty(t, s)
 }
