@@ -2,6 +2,7 @@ package catalog
 
 import (
 	"iter"
+	"time"
 
 	"pgstow/wal"
 )
@@ -11,7 +12,7 @@ type pathPart struct {
 	tli         wal.TimelineID
 	first, last wal.SegmentNumber
 	until       wal.LSN // usable up to here: the last segment's end, a fork, or the end of what pieces give
-	pieces      bool    // one segment of which only pieces are stored
+	pieces      bool    // one segment of which only pieces are stored; at the end of the path, or all of it
 	fork        bool    // one segment of an older timeline, usable up to the fork only
 }
 
@@ -27,15 +28,23 @@ type walPath struct {
 
 // followWAL walks from the segment of from along h. Each segment is taken from the newest timeline that begins in or
 // before it (RULES-physical D2; XLogFileReadAnyTLI in backend/access/transam/xlogrecovery.c), which is how PostgreSQL
-// will ask for it. At the very end, and never before a hole (RULES-archive A6), two things stand in for a segment that is
-// not stored: pieces of it, and an older timeline's segment up to the fork.
+// will ask for it. Pieces that give all of a segment are as good as the segment. At the very end, and never before a hole
+// (RULES-archive A6), two things stand in for a segment that is not stored: some pieces of it, and an older timeline's
+// segment up to the fork.
 func followWAL(x *WALIndex, h wal.History, from wal.LSN) walPath {
 	p := walPath{h: h, size: x.SegmentSize}
 	n := p.size.SegmentOf(from)
 	p.end = p.size.Start(n)
 	for {
 		tli := h.TimelineOfSegment(n, p.size)
-		r, ok := x.Timeline(tli).rangeAt(n)
+		t := x.Timeline(tli)
+		r, ok := t.rangeAt(n)
+		if !ok && t.PiecesEnd(n, p.size) == p.size.End(n) {
+			p.end = p.size.End(n)
+			p.parts = append(p.parts, pathPart{tli: tli, first: n, last: n, until: p.end, pieces: true})
+			n++
+			continue
+		}
 		if !ok {
 			break
 		}
@@ -54,15 +63,24 @@ func followWAL(x *WALIndex, h wal.History, from wal.LSN) walPath {
 	return p
 }
 
-// datedHole is the hole at which the path ends, with its times. It looks at all ranges behind the hole.
+// datedHole is the hole at which the path ends, with its times. It looks at all that is behind the hole.
 func (p *walPath) datedHole(x *WALIndex) Hole {
 	h := *p.hole
 	t := x.Timeline(p.next.Timeline)
-	behind := t.Ranges[t.rangeIndex(p.next.Number):]
-	h.Since, h.After = behind[0].Oldest, behind[0].FirstModified
-	for _, r := range behind {
-		if r.Oldest.Before(h.Since) {
-			h.Since = r.Oldest
+	seen := func(first wal.SegmentNumber, oldest, modified time.Time) {
+		if h.Since.IsZero() || oldest.Before(h.Since) {
+			h.Since = oldest
+		}
+		if first == p.next.Number {
+			h.After = modified
+		}
+	}
+	for _, r := range t.Ranges[t.rangeIndex(p.next.Number):] {
+		seen(max(r.First, p.next.Number), r.Oldest, r.FirstModified)
+	}
+	for _, r := range t.Pieces {
+		if r.Segment >= p.next.Number {
+			seen(r.Segment, r.Newest, r.Newest)
 		}
 	}
 	if n := len(p.parts) - 1; n >= 0 {
@@ -96,7 +114,7 @@ func (p *walPath) lastOf(tli wal.TimelineID) wal.SegmentNumber {
 	return wal.SegmentNumber(uint64(wal.MaxLSN)/uint64(p.size)) - 1
 }
 
-// nextStored finds the first stored segment of the path behind n, which itself is not stored.
+// nextStored finds the first segment of the path behind n, which itself is not stored, of which there is anything.
 func (p *walPath) nextStored(x *WALIndex, n wal.SegmentNumber) (SegmentID, bool) {
 	for i, e := range p.h {
 		first := n + 1
@@ -107,11 +125,29 @@ func (p *walPath) nextStored(x *WALIndex, n wal.SegmentNumber) (SegmentID, bool)
 		if i+1 < len(p.h) && p.size.SegmentOf(e.End) == 0 || first > last {
 			continue
 		}
-		if r, _ := x.Timeline(e.Timeline).rangeAt(first); r != nil && max(r.First, first) <= last {
-			return SegmentID{e.Timeline, max(r.First, first)}, true
+		t := x.Timeline(e.Timeline)
+		next := last + 1
+		if r, _ := t.rangeAt(first); r != nil {
+			next = max(r.First, first)
+		}
+		// A receiver stores pieces of the next segment beside the last full one: a disaster may leave them alone.
+		for _, r := range t.Pieces {
+			if r.Segment >= first {
+				next = min(next, r.Segment)
+			}
+		}
+		if next <= last {
+			return SegmentID{e.Timeline, next}, true
 		}
 	}
 	return SegmentID{}, false
+}
+
+// upToHole lets the path end before its hole as if nothing was stored behind it.
+func (p *walPath) upToHole(x *WALIndex) {
+	if p.hole != nil {
+		p.addTail(x, p.hole.First)
+	}
 }
 
 // addTail looks for what is there of segment n, with which the path ends.

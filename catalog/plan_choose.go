@@ -213,6 +213,9 @@ func (p *planner) try(ctx context.Context, c candidate) (Plan, error) {
 		from = c.b.Stop
 	}
 	path := followWAL(p.f.WAL, c.h, from)
+	if p.t.StopAtHole {
+		path.upToHole(p.f.WAL)
+	}
 	consistent := c.b.Stop
 	if c.b.Start == c.b.Stop { // cold: the shutdown checkpoint's record begins there
 		consistent++

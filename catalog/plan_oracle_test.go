@@ -110,12 +110,14 @@ const lastSegment = 40
 func (w *world) available(h wal.History, from wal.LSN) (end wal.LSN, hole bool) {
 	n := oracleSize.SegmentOf(from)
 	for ; n <= lastSegment; n++ {
-		if !w.stored[catalog.SegmentID{Timeline: inForce(h, n), Number: n}] {
+		id := catalog.SegmentID{Timeline: inForce(h, n), Number: n}
+		if !w.stored[id] && w.pieces[id] != oracleSize.End(n) {
 			break
 		}
 	}
 	for m := n + 1; m <= lastSegment; m++ {
-		if w.stored[catalog.SegmentID{Timeline: inForce(h, m), Number: m}] {
+		id := catalog.SegmentID{Timeline: inForce(h, m), Number: m}
+		if _, pieces := w.pieces[id]; pieces || w.stored[id] {
 			return oracleSize.Start(n), true
 		}
 	}

@@ -154,6 +154,38 @@ func TestPlanErrors(t *testing.T) {
 	}
 }
 
+// TestPlanPiecesBehindAHole: pieces show that the archive goes on as a segment does; where the hole is to be the end, pieces before it count.
+func TestPlanPiecesBehindAHole(t *testing.T) {
+	f := smallFacts(7, 8)
+	latest, atHole := catalog.Target{}, catalog.Target{StopAtHole: true}
+	plan := func(target catalog.Target) (catalog.Plan, error) {
+		return catalog.PlanRestore(t.Context(), f, target, catalog.BackupSelector{})
+	}
+	if p, err := plan(latest); err != nil || p.WALEnd != 7*mb {
+		t.Fatalf("without pieces: up to %s, %v", p.WALEnd, err)
+	}
+	two := f.WAL.Timeline(2)
+	two.Pieces = []catalog.PieceRun{{Segment: 8, From: 8 * mb, To: 8*mb + 500, Count: 1, Newest: day}}
+	var gap *catalog.GapError
+	if _, err := plan(latest); !errors.As(err, &gap) || gap.First != "000000020000000000000007" || gap.Next != "000000020000000000000008" || gap.Hole.Since != day {
+		t.Errorf("pieces behind a hole: %+v, %v", gap, err)
+	}
+	if p, err := plan(atHole); err != nil || p.WALEnd != 7*mb || len(p.Notes) == 0 {
+		t.Errorf("up to the hole: %s, %q, %v", p.WALEnd, p.Notes, err)
+	}
+	two.Pieces = append([]catalog.PieceRun{{Segment: 7, From: 7 * mb, To: 7*mb + 100, Count: 1, Newest: day}}, two.Pieces...)
+	if _, err := plan(latest); !errors.As(err, &gap) {
+		t.Errorf("pieces on both sides of a hole: %v", err)
+	}
+	if p, err := plan(atHole); err != nil || p.WALEnd != 7*mb+100 {
+		t.Errorf("up to the hole with its pieces: %s, %v", p.WALEnd, err)
+	}
+	two.Pieces[0].To = 8 * mb // all of it
+	if p, err := plan(latest); err != nil || p.WALEnd != 8*mb+500 {
+		t.Errorf("pieces that are all of a segment: %s, %v", p.WALEnd, err)
+	}
+}
+
 // TestPlanOpenRecord: the last record of a path that its segment cuts cannot stop recovery.
 func TestPlanOpenRecord(t *testing.T) {
 	f := smallFacts()

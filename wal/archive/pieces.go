@@ -19,8 +19,8 @@ import (
 // header has the last part of its key as the name, and the range of its bytes in From and To.
 //
 // Pieces that give the whole segment are as good as the segment. Else the rest is zeros, which a server must not take for a whole one:
-// it goes only to plain archive recovery, where recovery ends in it, or to whoever asks for incomplete segments; never before a hole;
-// never beyond a fork; and never in place of a local file that has more.
+// it goes only to plain archive recovery, where recovery ends in it, or to whoever asks for incomplete segments; never before a hole,
+// unless that is to be the end; never beyond a fork; and never in place of a local file that has more.
 func (f *fetch) fromPieces(ctx context.Context, w *watch, a around, size wal.SegmentSize) error {
 	t, err := openTemporary(f.dst)
 	if err != nil {
@@ -49,7 +49,7 @@ func (f *fetch) fromPieces(ctx context.Context, w *watch, a around, size wal.Seg
 	whole := p.end == p.limit
 	switch {
 	case whole:
-	case !f.recovery && !f.Incomplete, p.end < target && a.next != "", p.end < start+wal.LongHeaderSize:
+	case !f.recovery && !f.Incomplete, p.end < target && a.next != "" && !f.StopAtHole, p.end < start+wal.LongHeaderSize:
 		return f.end(ctx, w, a, start)
 	}
 	return p.finish(whole, size)
