@@ -126,7 +126,11 @@ func showReceiveEvent(e *environment, manager *notifier, event receive.Event, ve
 	case receive.StoppingEvent:
 		manager.stopping()
 	}
-	if verbose || !receive.Routine(event) {
-		e.message("%s", event)
+	if !verbose && receive.Routine(event) {
+		return
+	}
+	e.message("%s", event)
+	if retry, ok := event.(receive.RetryEvent); ok && catalog.Hint(retry.Err) != "" {
+		e.message("hint: %s", catalog.Hint(retry.Err))
 	}
 }

@@ -128,7 +128,7 @@ func TestRemoteApply(t *testing.T) {
 	w := world.New(t, world.Options{NoArchive: true, WALSegmentSizeMiB: 1})
 	s := w.Server
 	s.Exec("CREATE ROLE careful")
-	s.TryExec("postgres", "ALTER ROLE careful SET synchronous_commit = remote_apply")
+	s.Exec("ALTER ROLE careful SET synchronous_commit = remote_apply")
 	s.AppendConf(map[string]string{"synchronous_standby_names": "other"})
 	s.Reload()
 	s.AwaitValue("SHOW synchronous_standby_names", "other")

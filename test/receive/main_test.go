@@ -2,6 +2,7 @@ package receive_test
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -80,10 +81,8 @@ func TestResume(t *testing.T) {
 	for _, key := range pieces(w) {
 		segment, _, _ := strings.Cut(key[strings.LastIndexByte(key, '/')+1:], ".")
 		if len(w.WALKeys(segment)) > 0 && segment != s.Value("SELECT pg_walfile_name(pg_current_wal_lsn())") {
-			for _, name := range segments(w) {
-				if name == segment {
-					t.Errorf("%s is stored, and its piece %s is still there", segment, key)
-				}
+			if slices.Contains(segments(w), segment) {
+				t.Errorf("%s is stored, and its piece %s is still there", segment, key)
 			}
 		}
 	}
@@ -101,22 +100,18 @@ func TestSegmentSizes(t *testing.T) {
 	t.Parallel()
 	w := world.New(t, world.Options{NoArchive: true, WALSegmentSizeMiB: 64})
 	s := w.Server
-	r := receive(t, w, "--create-slot")
+	r := receive(t, w, "--create-slot", "--flush-interval", "1h")
 	r.awaitText("receiving timeline 1")
 	w.Backup("--wal", "include")
 	s.Exec("CREATE TABLE t AS SELECT generate_series(1, 1000) AS i")
+	s.Exec("CREATE TABLE filler AS SELECT repeat(md5(i::text), 50) FROM generate_series(1, 15000) AS i")
+	pg.Await(t, "a piece because much waits", patience, func() (bool, error) { return len(pieces(w)) > 0, nil })
 	first := s.SwitchWAL()
 	s.Exec("INSERT INTO t SELECT generate_series(1001, 2000)")
-	awaitStored(t, s)
-	found := false
-	for _, name := range segments(w) {
-		found = found || name == first
-	}
-	if !found {
-		t.Errorf("%s is not stored: %v", first, segments(w))
-	}
+	pg.Await(t, first+" to be stored", patience, func() (bool, error) { return slices.Contains(segments(w), first), nil })
 	want := rows(s, "postgres")
-	s.Kill()
+	s.Stop(pg.Fast) // makes the receiver store all that there is
+	r.awaitText("the next try in")
 	r.stop()
 	restored := w.StartRestored(w.Restore())
 	equal(t, "rows", rows(restored, "postgres"), want)

@@ -90,7 +90,7 @@ func (r *receiver) awaitText(text string) {
 		}
 		select {
 		case <-r.ended:
-			return false, fmt.Errorf("it has ended: %v\n%s", r.err, r.out)
+			return false, fmt.Errorf("it has ended: %w\n%s", r.err, r.out)
 		default:
 			return false, nil
 		}

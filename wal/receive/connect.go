@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"reflect"
 	"strconv"
 	"strings"
@@ -103,16 +102,15 @@ func connect(ctx context.Context, o *Options) (*server, error) {
 	if err != nil {
 		return nil, withConnectHint(fmt.Errorf("connect to the server: %w", err))
 	}
-	s := &server{conn: conn, appName: c.RuntimeParams["application_name"], address: conn.Conn().RemoteAddr().String()}
-	if a, ok := conn.Conn().RemoteAddr().(*net.UnixAddr); ok {
-		s.address = a.Name
-	}
+	s := &server{conn: conn, appName: c.RuntimeParams["application_name"], address: addressOf(conn)}
 	if err := s.learn(ctx); err != nil {
 		s.close()
 		return nil, err
 	}
 	return s, nil
 }
+
+func addressOf(conn *pgconn.PgConn) string { return conn.Conn().RemoteAddr().String() }
 
 func withConnectHint(err error) error {
 	var pg *pgconn.PgError
@@ -219,9 +217,9 @@ func parseSize(text string) (uint64, error) {
 	return n << shift, nil
 }
 
-// sqlQuery asks by SQL what a walsender does not answer, on a connection of its own. Where the role may not connect so, receiving goes on
-// without the answer.
-func sqlQuery(ctx context.Context, o *Options, sql string) ([][][]byte, error) {
+// sql asks what a walsender does not answer, on a connection of its own. Where the role may not connect so, receiving goes on without the
+// answer.
+func (s *server) sql(ctx context.Context, o *Options, sql string) ([][][]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, setUpWithin)
 	defer cancel()
 	c, err := o.config(false)
@@ -232,7 +230,9 @@ func sqlQuery(ctx context.Context, o *Options, sql string) ([][][]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	rows, err := query(ctx, conn, sql)
-	_ = conn.Close(ctx)
-	return rows, err
+	defer func() { _ = conn.Close(ctx) }()
+	if address := addressOf(conn); address != s.address {
+		return nil, fmt.Errorf("the connection string led to %s, and for WAL to %s", address, s.address) // several hosts, in the middle of a failover
+	}
+	return query(ctx, conn, sql)
 }

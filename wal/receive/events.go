@@ -20,24 +20,24 @@ func Routine(e Event) bool {
 }
 
 type (
-	// ConnectedEvent: a server answered.
+	// ConnectedEvent says that a server answered.
 	ConnectedEvent struct {
 		Server   string // address
 		SystemID uint64
 		Major    int
 		Timeline wal.TimelineID
 	}
-	// SlotEvent: the slot was made, or made anew since the server had given up the WAL that it was to hold.
+	// SlotEvent says that the slot was made, or made anew since it held no WAL.
 	SlotEvent struct {
 		Slot string
 		Lost bool
 	}
-	// StreamingEvent: WAL arrives from Start on. Stored is what the archive has of it already.
+	// StreamingEvent says that WAL comes from Start on, of which the archive has what is before Stored.
 	StreamingEvent struct {
 		Timeline      wal.TimelineID
 		Start, Stored wal.LSN
 	}
-	// StoredEvent: an object was stored, or found to be there.
+	// StoredEvent says that an object was stored, or found to be there.
 	StoredEvent struct {
 		Key      string
 		From, To wal.LSN // 0 for a history file
@@ -45,7 +45,7 @@ type (
 		Bytes    int     // as stored
 		Took     time.Duration
 	}
-	// DeletedEvent: pieces were deleted, since what covers them is stored.
+	// DeletedEvent says that pieces were deleted, since what covers them is stored.
 	DeletedEvent struct{ Pieces int }
 	// StatusEvent comes at least every Options.StatusInterval, and while something is waited for: it shows that Run is alive.
 	StatusEvent struct {
@@ -58,34 +58,34 @@ type (
 		Pieces    int64         // stored since the beginning of Run
 		Segments  int64
 	}
-	// SwitchEvent: the server's timeline ended at At; Next goes on.
+	// SwitchEvent says that the server's timeline ended at At, and Next goes on.
 	SwitchEvent struct {
 		Timeline, Next wal.TimelineID
 		At             wal.LSN
 	}
-	// MissingEvent: the server no longer has the WAL with which the archive would go on. There is a hole, and it is for ever unless
-	// another copy of that WAL is pushed.
+	// MissingEvent says that the server no longer has the WAL with which the archive would go on. There is a hole, and it is for ever
+	// unless another copy of that WAL is pushed.
 	MissingEvent struct {
 		Timeline    wal.TimelineID
 		From, To    wal.LSN
 		First, Last string // names of the missing segments
 	}
-	// StalledEvent: the store has not confirmed WAL for Age; the connection is closed until it does.
+	// StalledEvent says that the store has not confirmed WAL for Age: the connection is closed until it does.
 	StalledEvent struct{ Age time.Duration }
-	// StoreEvent: the store failed while WAL waits for it; the same is tried again after Wait.
+	// StoreEvent says that the store failed while WAL waits for it; the same is tried again after Wait.
 	StoreEvent struct {
 		Key  string
 		Err  error
 		Wait time.Duration
 	}
-	// RecoveredEvent: the store has taken what waited.
+	// RecoveredEvent says that the store has taken what waited.
 	RecoveredEvent struct{}
-	// RetryEvent: there is no connection; the next is tried after Wait.
+	// RetryEvent says that there is no connection; the next is tried after Wait.
 	RetryEvent struct {
 		Err  error
 		Wait time.Duration
 	}
-	// StoppingEvent: Run has been told to end and stores what it has.
+	// StoppingEvent says that Run has been told to end and stores what it has.
 	StoppingEvent struct{}
 	// NoteEvent is a word to the operator.
 	NoteEvent struct{ Text string }

@@ -46,20 +46,25 @@ func Run(ctx context.Context, o Options) error {
 	if err := o.Check(); err != nil {
 		return err
 	}
-	r := &receiver{o: o, wanted: o.SystemID, first: true}
+	r := &receiver{o: o, wanted: o.SystemID, first: true, quiet: func() {}}
 	waits := newBackoff()
-	for {
+	for again := 0; ; {
 		err := r.session(ctx)
+		if again++; r.worked {
+			again = 0
+		}
 		switch {
 		case err == nil:
 			return nil
-		case errors.Is(err, errAnew) && ctx.Err() == nil:
+		case errors.Is(err, errAnew) && ctx.Err() == nil && again < atOnce:
 			continue
 		case isFinal(err), errors.Is(err, errNoSlot), o.Once && ctx.Err() == nil, r.first && isLogin(err):
 			return err
 		case ctx.Err() != nil:
-			r.o.Events(NoteEvent{Text: fmt.Sprintf("ended: %s; the slot keeps what is not stored", err)})
-			return nil
+			if !errors.Is(err, context.Canceled) {
+				r.o.Events(NoteEvent{Text: fmt.Sprintf("ended: %s; the slot keeps what is not stored", err)})
+			}
+			return nil // it was told to end, and has ended
 		}
 		if r.worked {
 			waits.Reset()
@@ -72,6 +77,9 @@ func Run(ctx context.Context, o Options) error {
 		}
 	}
 }
+
+// atOnce is how many sessions may follow each other without a wait: what one has found out changes what the next does.
+const atOnce = 8
 
 // isLogin tells whether the server refused the role: at the beginning that is a mistake, later it may be a restart.
 func isLogin(err error) bool {
@@ -88,7 +96,8 @@ func (r *receiver) alive() {
 
 // session is one connection: from the look into the store up to its loss.
 func (r *receiver) session(ctx context.Context) error {
-	defer r.beat()()
+	r.beat()
+	defer func() { r.quiet() }()
 	repo, err := catalog.Open(ctx, r.o.Store, r.o.Pins)
 	if err != nil {
 		return err
@@ -147,7 +156,7 @@ func (r *receiver) checkSynchronous(ctx context.Context, s *server) error {
 	where := "synchronous_commit is remote_apply"
 	if level != "remote_apply" {
 		// A role or a database may have a setting of its own.
-		rows, err := sqlQuery(ctx, &r.o, `SELECT coalesce(d.datname, '') || ' ' || coalesce(r.rolname, '') FROM pg_db_role_setting s
+		rows, err := s.sql(ctx, &r.o, `SELECT coalesce(d.datname, '') || ' ' || coalesce(r.rolname, '') FROM pg_db_role_setting s
 			LEFT JOIN pg_database d ON d.oid = s.setdatabase LEFT JOIN pg_roles r ON r.oid = s.setrole
 			WHERE 'synchronous_commit=remote_apply' = ANY (s.setconfig)`)
 		if err != nil || len(rows) == 0 {
@@ -161,8 +170,9 @@ func (r *receiver) checkSynchronous(ctx context.Context, s *server) error {
 	}
 }
 
-// beat calls alive now and then until the function that it returns is called: for what is bounded by deadlines of its own.
-func (r *receiver) beat() (stop func()) {
+// beat calls alive now and then until quiet is called: while something goes on that has deadlines of its own.
+func (r *receiver) beat() {
+	r.quiet()
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan struct{})
 	go func() {
@@ -174,7 +184,6 @@ func (r *receiver) beat() (stop func()) {
 		cancel()
 		<-ended
 	})
-	return r.quiet
 }
 
 // started is called when WAL begins to flow: from now on the stream itself shows that it is alive.

@@ -44,6 +44,9 @@ func newPlainBuffer(size wal.SegmentSize, dir string) (*plainBuffer, error) {
 // unnamedFile is gone with this process whatever happens.
 func unnamedFile(dir string) (*os.File, error) {
 	f, err := os.CreateTemp(dir, ".pgstow-receive-*")
+	if err != nil && dir != "" {
+		f, err = os.CreateTemp("", ".pgstow-receive-*")
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -101,6 +104,7 @@ type segment struct {
 
 	from  wal.LSN // pieces go on here: what is before is stored, or on its way
 	found []storedPiece
+	left  int // of these, how many are not compared yet
 	chain []link
 	dead  []string // keys of pieces that the last merged one covers
 }
@@ -163,6 +167,9 @@ func (g *segment) checkStart(plain []byte, ref catalog.ClusterRef, size wal.Segm
 // compareFound compares what has arrived with the pieces that were stored before, by their hashes: no identity is needed.
 func (g *segment) compareFound(plain []byte, own string) error {
 	for i := range g.found {
+		if g.left == 0 {
+			break
+		}
 		p := &g.found[i]
 		if p.compared || p.to > g.start+wal.LSN(g.n) {
 			continue
@@ -175,6 +182,7 @@ func (g *segment) compareFound(plain []byte, own string) error {
 			})
 		}
 		p.compared = true
+		g.left--
 	}
 	return nil
 }

@@ -25,6 +25,7 @@ type session struct {
 
 // receive streams one timeline to its end. next says that the stream goes on with another one, or from another place.
 func (s *session) receive(ctx context.Context) (next bool, err error) {
+	s.beat()
 	setUp, cancel := context.WithTimeout(ctx, setUpWithin)
 	defer cancel()
 	tli, end, err := s.position(setUp)

@@ -76,7 +76,7 @@ func (s *server) slot(ctx context.Context, o *Options) (slotState, error) {
 		}
 		restart = rows[0][1]
 	} else {
-		rows, err := sqlQuery(ctx, o, "SELECT restart_lsn::text FROM pg_replication_slots WHERE slot_type = 'physical' AND slot_name = '"+o.Slot+"'")
+		rows, err := s.sql(ctx, o, "SELECT restart_lsn::text FROM pg_replication_slots WHERE slot_type = 'physical' AND slot_name = '"+o.Slot+"'")
 		if err != nil {
 			return slotState{}, nil //nolint:nilerr // a role that may only replicate: the slot itself will tell
 		}
@@ -143,7 +143,7 @@ func (s *server) remakeSlot(ctx context.Context, o *Options) (slotState, error) 
 // oldestSegment is the oldest segment in the server's pg_wal; ok only if the role may ask (pg_monitor).
 func (s *server) oldestSegment(ctx context.Context, o *Options) (n wal.SegmentNumber, ok bool) {
 	// Files that wait to be used again have names of the future, so the least is a real one.
-	rows, err := sqlQuery(ctx, o, "SELECT name FROM pg_ls_waldir() WHERE name ~ '^[0-9A-F]{24}$' ORDER BY substr(name, 9) LIMIT 1")
+	rows, err := s.sql(ctx, o, "SELECT name FROM pg_ls_waldir() WHERE name ~ '^[0-9A-F]{24}$' ORDER BY substr(name, 9) LIMIT 1")
 	if err != nil || len(rows) != 1 {
 		return 0, false
 	}

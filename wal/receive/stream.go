@@ -61,7 +61,8 @@ func (s *session) stream(ctx context.Context, at plan, found []storedPiece, end 
 	err = pglogrepl.StartReplication(setUp, s.conn, s.o.Slot, pglogrepl.LSN(start),
 		pglogrepl.StartReplicationOptions{Mode: pglogrepl.PhysicalReplication, Timeline: int32(at.timeline)})
 	if tli, lsn, ok := pglogrepl.IsErrEndTimeline(err); ok {
-		return true, s.switched(at.timeline, wal.TimelineID(tli), wal.LSN(lsn))
+		s.o.Events(SwitchEvent{Timeline: at.timeline, Next: wal.TimelineID(tli), At: wal.LSN(lsn)})
+		return true, nil
 	}
 	if err != nil {
 		return false, s.startError(err)
@@ -84,12 +85,6 @@ func (s *session) startError(err error) error {
 	return slotError("use", s.o.Slot, err)
 }
 
-// switched announces the next timeline.
-func (s *session) switched(tli, next wal.TimelineID, at wal.LSN) error {
-	s.o.Events(SwitchEvent{Timeline: tli, Next: next, At: at})
-	return nil
-}
-
 // run carries the stream to its end.
 func (st *stream) run(ctx context.Context) (next bool, err error) {
 	read := make(chan error, 1)
@@ -102,7 +97,7 @@ func (st *stream) run(ctx context.Context) (next bool, err error) {
 	if !errors.Is(why, errReaderDone) {
 		// A read that waits ends at once; what was read is whole.
 		_ = st.conn.Conn().SetReadDeadline(time.Unix(1, 0))
-		<-read
+		<-read //nolint:errcheck // it was made to end
 	} else {
 		why = errors.Unwrap(why)
 	}
@@ -336,5 +331,6 @@ func (st *stream) endTimeline() (next bool, err error) {
 	if done == nil {
 		return false, errEnded
 	}
-	return true, st.switched(st.tli, wal.TimelineID(done.Timeline), wal.LSN(done.LSN))
+	st.o.Events(SwitchEvent{Timeline: st.tli, Next: wal.TimelineID(done.Timeline), At: wal.LSN(done.LSN)})
+	return true, nil
 }
