@@ -41,6 +41,7 @@ func walPushCommand(e *environment) *cli.Command {
 			}
 			o := pushOptions(base, conf)
 			runAhead(e, conf, &o)
+			limitMemory(o.Beside > 0)
 			_, err = archive.Push(c.Context, o, args[0])
 			return err
 		},

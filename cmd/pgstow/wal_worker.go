@@ -19,11 +19,23 @@ import (
 // workerWord is the command that works ahead of pushes.
 const workerWord = "worker"
 
-// Limits of a worker's memory. What it holds are large buffers without pointers, which are used again and again: collecting often is cheap.
+// Limits of the memory of one file at a time and of several, at which the runtime begins to give back what it does not need. What is held are
+// large buffers without pointers: collecting often is cheap.
 const (
-	workerMemory  = 120 << 20
-	workerGarbage = 20 // percent
+	pushMemory   = 56 << 20
+	workerMemory = 120 << 20
+	walGarbage   = 20 // percent
 )
+
+// limitMemory is for a process that stores one file, or several at a time.
+func limitMemory(several bool) {
+	limit := int64(pushMemory)
+	if several {
+		limit = workerMemory
+	}
+	debug.SetMemoryLimit(limit)
+	debug.SetGCPercent(walGarbage)
+}
 
 func pushOptions(base archive.Options, conf *config.Config) archive.PushOptions {
 	return archive.PushOptions{Options: base, Level: level(conf), Deadline: conf.PushDeadline, Host: hostname(), Program: program()}
@@ -75,8 +87,7 @@ there is nothing to do, and with the server. Exit status 0 or 1.`,
 			ctx, stop := signal.NotifyContext(c.Context, syscall.SIGHUP, syscall.SIGQUIT)
 			defer stop()
 			debug.SetTraceback("single") // no abort: see isWALWorker
-			debug.SetMemoryLimit(workerMemory)
-			debug.SetGCPercent(workerGarbage)
+			limitMemory(true)
 			args, err := operands(c, "PATH")
 			if err != nil {
 				return err

@@ -85,6 +85,7 @@ func TestMemory(t *testing.T) {
 			if c.mib > 16 && (testing.Short() || pg.Rounds(t, 0) == 0) {
 				t.Skip("takes a quarter of a minute and 6 GiB of disk; make chaos")
 			}
+			t.Parallel()
 			const limit = 200 << 20
 			s := newStage(t, world.Options{WALSegmentSizeMiB: c.mib, Env: []string{foreverIdle}, Conf: map[string]string{
 				"max_wal_size": "16GB", "min_wal_size": strconv.Itoa(2*c.mib) + "MB", "full_page_writes": "off",

@@ -28,7 +28,7 @@ const (
 	// plainLimit bounds the bytes of the files on their way; a single larger one goes alone.
 	plainLimit = 256 << 20
 	// storedLimit bounds the memory of objects that wait for the store's answer; a single larger one goes alone.
-	storedLimit = 32 << 20
+	storedLimit = 24 << 20
 	// fewLanes and manyLanes are how many files are encoded at a time; with more processors than lanes, each file's frames are shared among some.
 	fewLanes, manyLanes = 2, 3
 	manyProcessors      = 4

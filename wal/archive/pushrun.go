@@ -148,8 +148,11 @@ func (o *PushOptions) prepare(ctx context.Context, p *pushFile, a attempt) (*pre
 		return nil, err
 	}
 	h, err = object.ParseHeader(encoded.bytes)
-	if err == nil && p.mapped {
+	if p.mapped && err == nil {
 		err = p.unchanged()
+	}
+	if !p.mapped {
+		p.plain = nil // while the store is waited for, only the object is held
 	}
 	if err != nil {
 		encoded.close()
