@@ -13,8 +13,13 @@ func (c *creation) begin(ctx context.Context, k *copier, s *session, start wal.L
 	if err != nil {
 		return err
 	}
-	if k.ref, k.why, err = c.findReference(ctx, beginning{start: start, history: history, control: k.control}); err != nil {
+	cache, noCache := openCache(c.o.CacheDir, c.repo, c.ref, c.id)
+	k.cache = cache
+	if k.ref, k.why, err = c.findReference(ctx, beginning{start: start, history: history, control: k.control}, cache); err != nil {
 		return err
+	}
+	if k.ref == nil && noCache != "" && !c.o.Full {
+		k.why = noCache
 	}
 	if k.ref != nil {
 		k.ref.changed, k.why = c.summaries(ctx, s, k.ref.header, history, start)

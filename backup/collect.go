@@ -33,6 +33,7 @@ type collector struct {
 	pending *pending
 
 	maps   mapWriter
+	cache  *refCache // also takes the maps; may be nil
 	file   openFile
 	held   []catalog.FileEntry
 	live   map[pagemap.PackRef]int64 // live pages of data packs
@@ -480,12 +481,22 @@ func (w *mapWriter) flush(c *collector) error {
 	if _, err := w.pack.w.AddFrame(w.buf); err != nil {
 		return err
 	}
+	if err := c.cache.frame(w.buf); err != nil {
+		return err
+	}
 	w.buf = w.buf[:0]
-	if w.pack.w.PlainSize() >= jobPlain || w.pack.w.StoredSize() >= packStored {
-		c.packs.finish(w.pack)
-		w.pack = nil
+	if w.pack.w.PlainSize() >= packPlain || w.pack.w.StoredSize() >= packStored {
+		return w.end(c)
 	}
 	return nil
+}
+
+// end hands the pack on to be stored.
+func (w *mapWriter) end(c *collector) error {
+	p := w.pack
+	w.pack = nil
+	c.packs.finish(p)
+	return c.cache.end(p.number, c.packs.ref.SystemID)
 }
 
 // close stores what is left.
@@ -494,8 +505,7 @@ func (w *mapWriter) close(c *collector) error {
 		return err
 	}
 	if w.pack != nil {
-		c.packs.finish(w.pack)
-		w.pack = nil
+		return w.end(c)
 	}
 	return nil
 }

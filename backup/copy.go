@@ -30,6 +30,9 @@ type copier struct {
 	// ref is the backup to begin with; nil: a full backup, and why says why.
 	ref *reference
 	why string
+	// cache remembers the maps for the next backup; nil: they can be read from the
+	// repository.
+	cache *refCache
 
 	packs    *packStore
 	collect  *collector
@@ -59,7 +62,7 @@ func newCopier(ctx context.Context, repo *catalog.Repository, ref catalog.Cluste
 	c.collect = &collector{
 		packs: packs, sink: c.manifest, emit: c.report.emit, live: make(map[pagemap.PackRef]int64),
 		pageSize: int(c.control.BlockSize), hold: c.o.WAL == WALInclude,
-		ref: c.ref, lentBy: make(map[int]bool), mapBytes: make(map[int]int64),
+		ref: c.ref, cache: c.cache, lentBy: make(map[int]bool), mapBytes: make(map[int]int64),
 	}
 	if c.ref != nil {
 		for _, p := range c.ref.packs { // what changes is counted from here on

@@ -147,10 +147,25 @@ func (c *creation) commit(ctx context.Context, k *copier, h catalog.BackupHeader
 		return h, err
 	}
 	h, err := k.manifest.Commit(ctx, h)
-	if err == nil {
-		c.report.progress()
+	if err != nil {
+		return h, err
 	}
-	return h, err
+	c.report.progress()
+	if k.cache != nil {
+		if err := c.remember(k, h); err != nil { // the backup exists all the same
+			c.report.emit(NoteEvent{Text: fmt.Sprintf("this backup cannot be remembered, so the next one will be full: %v", err)})
+		}
+	}
+	return h, nil
+}
+
+// remember keeps what the next backup needs of this one.
+func (c *creation) remember(k *copier, h catalog.BackupHeader) error {
+	manifest, err := k.manifest.Encode(h)
+	if err != nil {
+		return err
+	}
+	return k.cache.keep(manifest, k.manifest.Packs())
 }
 
 // checkStop compares what the server said at the stop with what was begun.

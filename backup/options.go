@@ -79,6 +79,9 @@ type CreateOptions struct {
 	// TempDir is for a nameless file with the lines of the manifest and the maps
 	// that changed; "": the system's folder for temporary files.
 	TempDir string
+	// CacheDir is a folder in which a host that cannot read an encrypted repository
+	// remembers its last backup, so that the next one need not be full; "": none.
+	CacheDir string
 	// Workers read and compress; 0: one per processor, at most 8. Memory grows
 	// with them, by some 20 MiB each.
 	Workers int

@@ -43,7 +43,7 @@ type beginning struct {
 
 // findReference chooses the backup to begin with and opens it. Without one the
 // backup is full, and why says why. Only errors of the store are errors.
-func (c *creation) findReference(ctx context.Context, b beginning) (r *reference, why string, err error) {
+func (c *creation) findReference(ctx context.Context, b beginning, cache *refCache) (r *reference, why string, err error) {
 	if c.o.Full {
 		return nil, "a full backup was asked for", nil
 	}
@@ -54,6 +54,19 @@ func (c *creation) findReference(ctx context.Context, b beginning) (r *reference
 		}
 		c.report.emit(NoteEvent{Text: fmt.Sprintf("not all backups can be read: %v", err)})
 	}
+	var remembered *catalog.ManifestReader
+	if cache != nil && len(list) > 0 {
+		if remembered = cache.manifest(); remembered == nil {
+			return nil, "the repository is encrypted, and this host does not remember its last backup", nil
+		}
+		list = known(list, remembered.Header())
+		if len(list) == 0 {
+			return nil, fmt.Sprintf("backup %s, which this host remembers, does not exist any more", remembered.Header().ID), nil
+		}
+		if pack := cache.missing(remembered.Packs()); pack != "" {
+			return nil, fmt.Sprintf("the repository is encrypted, and this host does not remember the page maps of pack %s", pack), nil
+		}
+	}
 	chosen, why := chooseReference(list, b)
 	if chosen == nil {
 		return nil, why, nil
@@ -63,11 +76,25 @@ func (c *creation) findReference(ctx context.Context, b beginning) (r *reference
 	if err := c.lease.SetReference(ctx, chosen.ID); err != nil {
 		return nil, "", err
 	}
-	r, why, err = c.openReference(ctx, *chosen)
+	r, why, err = c.openReference(ctx, *chosen, remembered)
+	if r != nil && remembered != nil {
+		r.maps.open = cache.open
+	}
 	if r == nil && err == nil {
 		err = c.lease.SetReference(ctx, "")
 	}
 	return r, why, err
+}
+
+// known is the one backup of the list that h is the header of, or nothing.
+func known(list []catalog.BackupSummary, h catalog.BackupHeader) []catalog.BackupSummary {
+	for _, b := range list {
+		if b.ID == h.ID && b.Ref() == h.Ref() && b.Start == h.Start && b.Stop == h.Stop {
+			b.BackupHeader, b.Opaque = h, false
+			return []catalog.BackupSummary{b}
+		}
+	}
+	return nil
 }
 
 // chooseReference picks the backup with the greatest stop among those that our
@@ -135,9 +162,14 @@ func unlike(h catalog.BackupHeader, b beginning) string {
 	return ""
 }
 
-// openReference reads the manifest of the chosen backup.
-func (c *creation) openReference(ctx context.Context, b catalog.BackupSummary) (r *reference, why string, err error) {
-	m, err := c.repo.ReadManifest(ctx, c.ref, b.ID)
+// openReference reads the manifest of the chosen backup, unless it is remembered; then
+// it only looks whether the backup is still there.
+func (c *creation) openReference(ctx context.Context, b catalog.BackupSummary, m *catalog.ManifestReader) (r *reference, why string, err error) {
+	if m == nil {
+		m, err = c.repo.ReadManifest(ctx, c.ref, b.ID)
+	} else {
+		_, err = c.repo.Store.Stat(ctx, c.ref.BackupManifestKey(b.ID))
+	}
 	switch {
 	case errors.Is(err, object.ErrNoIdentity), errors.Is(err, object.ErrWrongIdentity):
 		return nil, "the repository is encrypted and this host cannot read its earlier backups", nil

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -13,6 +14,7 @@ import (
 	"pgstow/backup"
 	"pgstow/catalog"
 	"pgstow/cmd/internal/config"
+	"pgstow/cmd/internal/hotpath"
 )
 
 func backupCreateCommand(e *environment) *cli.Command {
@@ -61,7 +63,7 @@ pgstow backup create --offline --pgdata /var/lib/postgresql/15/main
 func createOptions(c *cli.Context, conf *config.Config) (backup.CreateOptions, error) {
 	o := backup.CreateOptions{
 		PGData: conf.PGData, Cluster: conf.Cluster, Label: c.String("label"), Offline: c.Bool("offline"), Workers: conf.Workers,
-		Full: c.Bool("full"), Scan: c.Bool("scan"), RefreshAfter: conf.RefreshAfter,
+		Full: c.Bool("full"), Scan: c.Bool("scan"), RefreshAfter: conf.RefreshAfter, CacheDir: cacheDir(conf),
 		ArchiveTimeout: conf.ArchiveTimeout, Level: level(conf), Host: hostname(), Program: program(), PID: os.Getpid(),
 	}
 	switch c.String("wal") {
@@ -86,6 +88,22 @@ func createOptions(c *cli.Context, conf *config.Config) (backup.CreateOptions, e
 		return o, usage("--label must be one line")
 	}
 	return o, nil
+}
+
+// cacheDir is where a host without identities remembers its last backup: beside the spools of WAL. "" if there is no place.
+func cacheDir(conf *config.Config) string {
+	root := conf.Spool
+	if root == "" {
+		root = hotpath.DefaultSpool
+		if _, err := os.Stat(root); err != nil {
+			user, err := os.UserCacheDir()
+			if err != nil {
+				return ""
+			}
+			root = filepath.Join(user, "pgstow")
+		}
+	}
+	return filepath.Join(root, "backups")
 }
 
 func createBackup(ctx context.Context, e *environment, conf *config.Config, o backup.CreateOptions, asJSON bool) error {
