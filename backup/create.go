@@ -54,6 +54,8 @@ type creation struct {
 	ref     catalog.ClusterRef
 	id      string
 	lease   *catalog.Lease
+
+	databases []catalog.Database // at the end; none if no server runs
 }
 
 func (c *creation) phase(p Phase) { c.report.emit(PhaseEvent{p}) }
@@ -126,6 +128,7 @@ func (c *creation) header(k *copier, control pgcontrol.Control) (catalog.BackupH
 		Damaged:     t.damaged, DamagedPages: t.sample, PagesChanged: t.pages, PagesRefreshed: t.refreshed,
 		BytesRead: c.report.bytes.Load(), BytesStored: k.packs.stored.Load(),
 		Program: c.o.Program, Host: c.o.Host, DataDirectory: c.dir, DataDirectoryMode: catalog.FileMode(info.Mode().Perm()),
+		Databases: c.databases,
 		Options: map[string]string{
 			"wal": c.o.WAL.String(), "level": c.o.Level.String(),
 		},

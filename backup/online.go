@@ -137,6 +137,9 @@ func (c *creation) copyBetween(ctx context.Context, k *copier, s *session, start
 		return control, stop, err
 	}
 	c.phase(PhaseStop)
+	if c.databases, err = s.databases(ctx); err != nil {
+		return control, stop, err
+	}
 	if stop, err = s.stop(ctx); err != nil {
 		return control, stop, err
 	}

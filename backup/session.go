@@ -289,6 +289,26 @@ func (s *session) reached(ctx context.Context) (wal.LSN, error) {
 	return wal.ParseLSN(text)
 }
 
+// databases lists all databases by OID.
+func (s *session) databases(ctx context.Context) ([]catalog.Database, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	rows, err := s.conn.Query(ctx, "SELECT oid::int8, datname, datistemplate FROM pg_database ORDER BY oid")
+	if err != nil {
+		return nil, fmt.Errorf("list the databases: %w", err)
+	}
+	all, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (d catalog.Database, err error) {
+		var oid int64
+		err = row.Scan(&oid, &d.Name, &d.Template)
+		d.OID = uint32(oid)
+		return d, err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list the databases: %w", err)
+	}
+	return all, nil
+}
+
 // now is the server's clock.
 func (s *session) now(ctx context.Context) (t time.Time, err error) {
 	s.mu.Lock()

@@ -70,6 +70,7 @@ type BackupHeader struct {
 	BackupLabel     []byte          `json:"backup_label,omitempty"`   // byte for byte, base64
 	TablespaceMap   []byte          `json:"tablespace_map,omitempty"` // byte for byte, base64
 	Tablespaces     []Tablespace    `json:"tablespaces,omitempty"`
+	Databases       []Database      `json:"databases,omitempty"`    // by OID; none if there was no server to ask
 	WALIncluded     bool            `json:"wal_included,omitempty"` // the backup holds its own WAL from start to stop
 	IncludedWAL     []string        `json:"included_wal,omitempty"` // names; files pg_wal/<name> of the manifest
 
