@@ -78,6 +78,8 @@ type WaitingEvent struct {
 	// Standby: on an idle primary the last segment is archived only after SELECT
 	// pg_switch_wal() there.
 	Standby bool
+	// Received: a receiver is to bring the WAL; ReceiverGone: none is connected now.
+	Received, ReceiverGone bool
 	// Stop is the LSN that the archive must reach.
 	Stop wal.LSN
 }

@@ -56,11 +56,10 @@ func (c *creation) meet(ctx context.Context, s *session) (err error) {
 		return fmt.Errorf("%s has system identifier %d and the server %d", c.dir, c.control.SystemID, s.systemID)
 	case c.major != s.major():
 		return fmt.Errorf("%s is of PostgreSQL %d and the server of %d", c.dir, c.major, s.major())
-	case c.o.WAL == WALArchive && s.archiveMode == "off" && !s.standby:
-		return hint(errors.New("archive_mode is off: the WAL that a backup needs would never be in the archive"),
-			"turn archiving on, or take a standalone backup with --wal include")
 	case s.walLevel == "minimal":
 		return hint(errors.New("wal_level is minimal: backups of a running server need replica or logical"), "set wal_level = replica, or use --offline")
+	case c.o.WAL == WALArchive && !s.standby:
+		return s.findArchiver(ctx)
 	}
 	return nil
 }
@@ -68,8 +67,8 @@ func (c *creation) meet(ctx context.Context, s *session) (err error) {
 // withServer does the work for which the lease was taken.
 func (c *creation) withServer(ctx context.Context, s *session) (catalog.BackupHeader, error) {
 	none := catalog.BackupHeader{}
-	// A standby's WAL is held too: it is compared with the archive's at the end.
-	if c.o.WAL == WALInclude || s.standby {
+	// WAL that is compared with the archive's at the end is held too.
+	if c.o.WAL == WALInclude || s.standby || s.received {
 		if err := s.reserveWAL(ctx, c.id); err != nil {
 			return none, err
 		}
@@ -203,7 +202,7 @@ func (c *creation) finishWAL(ctx context.Context, k *copier, s *session, start w
 	}
 	proof := WALProof{
 		Ref: c.ref, SegmentSize: c.control.WALSegmentSize, History: history, Start: start, Stop: stop.lsn,
-		Label: serverLabel(c.id, c.o.Label), Standby: s.standby, WALDir: walDir(c.dir),
+		Label: serverLabel(c.id, c.o.Label), Standby: s.standby, Received: s.received, WALDir: walDir(c.dir),
 		Host: c.o.Host, DataDirectory: c.dir, Program: c.o.Program,
 	}
 	return h, c.waitForWAL(ctx, s, proof)

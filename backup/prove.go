@@ -30,6 +30,9 @@ type WALProof struct {
 	// Standby: there is no .backup file, and the archived bytes must equal the
 	// local ones.
 	Standby bool
+	// Received: the server's archiver is off, and a receiver stores its WAL: the
+	// same as for a standby.
+	Received bool
 	// WALDir is the server's pg_wal.
 	WALDir string
 	// Host, DataDirectory and Program go into headers of what the proof stores.
@@ -45,6 +48,9 @@ func (p WALProof) Segments() []wal.FileName {
 	}
 	return out
 }
+
+// compares says that the proof is equal bytes; otherwise it is the .backup file.
+func (p WALProof) compares() bool { return p.Standby || p.Received }
 
 // WALProver proves that WAL is in the archive.
 type WALProver interface {
@@ -84,7 +90,7 @@ func (a *archiveProver) Prove(ctx context.Context, p WALProof) (missing []string
 		needs = append(needs, wal.HistoryName(tli))
 	}
 	needs = append(needs, segments...)
-	if !p.Standby {
+	if !p.compares() {
 		needs = append(needs, wal.BackupHistoryName(p.History.Timeline(), p.Start, p.SegmentSize))
 	}
 	for _, name := range needs {
@@ -131,7 +137,7 @@ func (a *archiveProver) prove(ctx context.Context, p WALProof, name wal.FileName
 	switch {
 	case name.Kind == wal.BackupHistory:
 		return a.backupFile(ctx, p, name, key, h)
-	case name.Kind == wal.HistoryFile || p.Standby:
+	case name.Kind == wal.HistoryFile || p.compares():
 		return a.sameAsLocal(ctx, p, name, key, h)
 	}
 	return true, nil

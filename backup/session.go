@@ -32,6 +32,7 @@ type facts struct {
 	port          int
 	started       time.Time // of the postmaster
 	archiveMode   string
+	received      bool // the server's archiver is off, and a receiver streams its WAL into the archive
 	walLevel      string
 	summarizes    bool              // summarize_wal, PostgreSQL 17 and newer
 	statsTempDir  string            // PostgreSQL 14 and older

@@ -17,6 +17,8 @@ type ArchiveTimeoutError struct {
 	LastFailed   string
 	LastFailedAt time.Time
 	Standby      bool
+	// Received: a receiver is to bring the WAL; ReceiverGone: none was connected.
+	Received, ReceiverGone bool
 }
 
 func (e *ArchiveTimeoutError) Error() string {
@@ -24,6 +26,9 @@ func (e *ArchiveTimeoutError) Error() string {
 		e.Waited.Round(time.Second), e.Left, strings.Join(e.Missing, " "))
 	if e.LastFailed != "" {
 		s += fmt.Sprintf("; archive_command last failed on %s at %s", e.LastFailed, e.LastFailedAt.UTC().Format(time.RFC3339))
+	}
+	if e.ReceiverGone {
+		s += "; no receiver of WAL is connected to the server"
 	}
 	return s
 }
@@ -53,15 +58,13 @@ func (c *creation) waitForWAL(ctx context.Context, s *session, p WALProof) error
 		if least < 0 || left < least {
 			least, since, between = left, time.Now(), askFirst
 		}
-		w := WaitingEvent{Missing: missing, Left: left, Waited: time.Since(since), Stop: p.Stop, Standby: p.Standby}
-		if !p.Standby {
-			if w.LastFailed, w.LastFailedAt, err = s.archiver(ctx); err != nil {
-				return fmt.Errorf("ask pg_stat_archiver: %w", err)
-			}
+		w := WaitingEvent{Missing: missing, Left: left, Waited: time.Since(since), Stop: p.Stop, Standby: p.Standby, Received: p.Received}
+		if err := s.archivers(ctx, &w); err != nil {
+			return err
 		}
 		c.report.emit(w)
 		if w.Waited >= c.o.ArchiveTimeout {
-			return archiveTimeout(w, p.Standby)
+			return archiveTimeout(w)
 		}
 		if err := sleep(ctx, between); err != nil {
 			return err
@@ -70,14 +73,36 @@ func (c *creation) waitForWAL(ctx context.Context, s *session, p WALProof) error
 	}
 }
 
-func archiveTimeout(w WaitingEvent, standby bool) error {
+func archiveTimeout(w WaitingEvent) error {
 	err := &ArchiveTimeoutError{
-		Missing: w.Missing, Left: w.Left, Waited: w.Waited, Standby: standby, LastFailed: w.LastFailed, LastFailedAt: w.LastFailedAt,
+		Missing: w.Missing, Left: w.Left, Waited: w.Waited, Standby: w.Standby, LastFailed: w.LastFailed, LastFailedAt: w.LastFailedAt,
+		Received: w.Received, ReceiverGone: w.ReceiverGone,
 	}
-	if standby {
+	switch {
+	case w.Received:
+		return hint(err, "see whether pgstow wal receive runs and reaches the store (pgstow check); then run the backup again, or take a standalone one with --wal include")
+	case w.Standby:
 		return hint(err, "on an idle primary the last segment is archived only when it is full: run SELECT pg_switch_wal() there during the wait")
 	}
 	return hint(err, "look at the server's log for the errors of archive_command; then run the backup again")
+}
+
+// archivers asks what those who bring WAL into the archive are doing.
+func (s *session) archivers(ctx context.Context, w *WaitingEvent) error {
+	switch {
+	case w.Received:
+		name, _, err := s.receiver(ctx)
+		if err != nil {
+			return err
+		}
+		w.ReceiverGone = name == ""
+	case !w.Standby:
+		var err error
+		if w.LastFailed, w.LastFailedAt, err = s.archiver(ctx); err != nil {
+			return fmt.Errorf("ask pg_stat_archiver: %w", err)
+		}
+	}
+	return nil
 }
 
 // sleep waits, or returns why ctx ended.

@@ -191,6 +191,9 @@ func archiverFailure(v backup.WaitingEvent) string {
 	if v.Standby {
 		return "; if the primary is idle, run SELECT pg_switch_wal() there"
 	}
+	if v.ReceiverGone {
+		return "; no pgstow wal receive is connected to the server"
+	}
 	if v.LastFailed == "" {
 		return ""
 	}
