@@ -234,6 +234,7 @@ func TestPrefetchServesARecovery(t *testing.T) {
 		t.Errorf("%d requests behind the end, %d lists", beyond, r.lists)
 	}
 	r.wantCode(r.nth(n+1), 1)
+	r.mustRead(r.nth(n)) // as recovery does at its end
 	if result.Taken < n-5 || len(r.started) != 1 || result.Depth > 16 {
 		t.Errorf("%+v, %d prefetchers", result, len(r.started))
 	}

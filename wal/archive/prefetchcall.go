@@ -52,11 +52,12 @@ func (c *company) note() (note, bool) {
 
 // catchesUp tells whether what follows is worth fetching.
 func (c *company) catchesUp(n note) bool {
-	need := streakOfRecovery
 	if c.f.standby {
-		need = streakOfStandby
+		return n.streak >= streakOfStandby
 	}
-	return n.streak >= need
+	// At its end recovery asks for the last segment once more.
+	last := c.wasThere && c.last.streak == 0 && c.last.size == n.size && c.last.name.Timeline == n.name.Timeline && n.number() < c.last.number()
+	return n.streak >= streakOfRecovery && !last
 }
 
 // found is called when the store has the call's own segment.
@@ -110,9 +111,11 @@ func (c *company) ended(err error, took time.Duration) {
 		c.linger(err, took)
 	}
 	switch n, ok := c.note(); {
-	case errors.Is(err, ErrAbsent) && c.wasThere && c.last.streak > 0:
-		c.last.streak = 0
-		_ = f.Spool.PutRecord(fetchedRecord, c.last.encode(), f.Now())
+	case errors.Is(err, ErrAbsent):
+		if ok && !(c.wasThere && c.last.streak == 0 && c.last.name == f.name) {
+			n.streak, n.pace, n.at = 0, 0, f.Now()
+			_ = f.Spool.PutRecord(fetchedRecord, n.encode(), n.at)
+		}
 	case err == nil && ok:
 		n.at = f.Now()
 		if err := f.Spool.PutRecord(fetchedRecord, n.encode(), n.at); err != nil {

@@ -15,14 +15,14 @@ const fetchClaim = "fetch"
 const (
 	fetchedRecord  = "fetched"          // where the reader is, as far as the spool did not serve it
 	troubleOfFetch = "prefetch-trouble" // why the last prefetcher could not go on, for the server's log
-	noteAge        = time.Hour          // is how long a note says something about where recovery is now
+	noteAge        = time.Hour          // how long a note says something about where recovery is now
 )
 
-// note says which segment a call fetched last from the store, and how the calls before it went.
+// note says which segment a call asked the store for last, and how the calls before it went.
 type note struct {
 	name   wal.FileName
 	size   wal.SegmentSize
-	streak int           // calls in a row that asked for what follows, and got it; 0: the segment behind it was absent
+	streak int           // calls in a row that asked for what follows, and got it; 0: it was absent
 	pace   time.Duration // from the call before; 0: not known
 	at     time.Time
 }
