@@ -87,10 +87,14 @@ func (s *sink) pop() {
 	s.advance()
 }
 
-// advance moves the stored prefix over what was found in the archive: it counts as far as it has arrived and been compared. It must be
-// called with mu held.
+// advance moves the stored prefix over what was found in the archive: a piece counts when all of it has arrived and been found equal,
+// since it may be of a server that went another way. It must be called with mu held.
 func (s *sink) advance() {
-	if len(s.queue) == 0 {
+	switch {
+	case len(s.queue) > 0:
+	case s.received < s.seg.prefix:
+		s.stored = max(s.stored, s.seg.same)
+	default:
 		s.stored = max(s.stored, min(s.seg.from, s.received))
 	}
 }
@@ -127,7 +131,7 @@ func (s *sink) drain(ctx context.Context, idle func()) error {
 		if j == nil {
 			break
 		}
-		err := s.put(s.ctx, j)
+		err := s.putWatched(j, idle)
 		if err == nil {
 			s.mu.Lock()
 			j.done = true
@@ -151,6 +155,22 @@ func (s *sink) drain(ctx context.Context, idle func()) error {
 		s.tell(RecoveredEvent{})
 	}
 	return nil
+}
+
+// putWatched is put that calls idle now and then.
+func (s *sink) putWatched(j *job, idle func()) error {
+	done := make(chan error, 1)
+	s.group.Go(func() { done <- s.put(s.ctx, j) })
+	tick := time.NewTicker(idleEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case err := <-done:
+			return err
+		case <-tick.C:
+			idle()
+		}
+	}
 }
 
 // rest puts what waits into a last piece, whatever the window says.

@@ -102,11 +102,13 @@ type segment struct {
 	coded int // of these, in the encoder
 	full  fullEncoder
 
-	from  wal.LSN // pieces go on here: what is before is stored, or on its way
-	found []storedPiece
-	left  int // of these, how many are not compared yet
-	chain []link
-	dead  []string // keys of pieces that the last merged one covers
+	from   wal.LSN // pieces go on here: what is before is stored, or on its way
+	prefix wal.LSN // end of the gapless bytes that were found
+	same   wal.LSN // how much of that has been compared
+	found  []storedPiece
+	left   int // of these, how many are not compared yet
+	chain  []link
+	dead   []string // keys of pieces that the last merged one covers
 }
 
 // key of the chain's pieces and of those that were found: what a full segment makes superfluous.
@@ -166,10 +168,10 @@ func (g *segment) checkStart(plain []byte, ref catalog.ClusterRef, size wal.Segm
 
 // compareFound compares what has arrived with the pieces that were stored before, by their hashes: no identity is needed.
 func (g *segment) compareFound(plain []byte, own string) error {
+	if g.left == 0 {
+		return nil
+	}
 	for i := range g.found {
-		if g.left == 0 {
-			break
-		}
 		p := &g.found[i]
 		if p.compared || p.to > g.start+wal.LSN(g.n) {
 			continue
@@ -183,6 +185,11 @@ func (g *segment) compareFound(plain []byte, own string) error {
 		}
 		p.compared = true
 		g.left--
+	}
+	for _, p := range g.found {
+		if p.compared && p.from <= g.same {
+			g.same = max(g.same, p.to)
+		}
 	}
 	return nil
 }

@@ -88,12 +88,13 @@ func (s *sink) writerOptions() object.WriterOptions {
 
 // begin makes ready for the segment that starts at start.
 func (s *sink) begin(start wal.LSN, found []storedPiece) error {
-	g := &segment{name: wal.SegmentName(s.tli, s.size.SegmentOf(start), s.size), start: start, from: start, found: found, left: len(found)}
+	g := &segment{name: wal.SegmentName(s.tli, s.size.SegmentOf(start), s.size), start: start, from: start, same: start, found: found, left: len(found)}
 	for _, p := range found { // in the order of their keys
 		if p.from <= g.from {
 			g.from = max(g.from, p.to)
 		}
 	}
+	g.prefix = g.from
 	if s.whole != nil {
 		s.whole.Reset()
 		g.full = memoryEncoder{s.whole}
