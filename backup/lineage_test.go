@@ -69,6 +69,7 @@ func TestChooseReference(t *testing.T) {
 // A3, A4: copies of a data directory that went their own way, on a timeline of their
 // own or on the same one, are not taken for the server that a later backup was of.
 func TestCopiesOfTheDirectory(t *testing.T) {
+	t.Parallel()
 	const major = 18
 	s := newIncrementalServer(t, major, true)
 	repo, _ := newRepo(t)

@@ -192,7 +192,10 @@ type modelled struct {
 // what it restores, and when all are deleted no object is left.
 func TestBackupsAgainstModel(t *testing.T) {
 	for seed := range uint64(pg.Rounds(t, 2)) {
-		t.Run(fmt.Sprint(seed), func(t *testing.T) { backupsAgainstModel(t, seed) })
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			t.Parallel()
+			backupsAgainstModel(t, seed)
+		})
 	}
 }
 
@@ -202,7 +205,7 @@ func backupsAgainstModel(t *testing.T, seed uint64) {
 	var have []modelled
 	methods := map[catalog.Method]int{}
 	refreshed, deleted := int64(0), 0
-	for range 14 {
+	for range 12 {
 		for range f.rng.IntN(8) {
 			f.change()
 		}

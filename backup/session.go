@@ -294,6 +294,9 @@ func (s *session) reached(ctx context.Context) (wal.LSN, error) {
 func (s *session) databases(ctx context.Context) ([]catalog.Database, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if err := s.same(ctx); err != nil { // it may have been lost while files were read
+		return nil, err
+	}
 	rows, err := s.conn.Query(ctx, "SELECT oid::int8, datname, datistemplate FROM pg_database ORDER BY oid")
 	if err != nil {
 		return nil, fmt.Errorf("list the databases: %w", err)
