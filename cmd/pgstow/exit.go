@@ -106,7 +106,7 @@ func hints(err error, command string) []string {
 	var gap *catalog.GapError
 	switch {
 	case errors.As(err, &gap):
-		return []string{"the server's pg_wal, or a standby's, may still have what is missing, and pgstow wal push stores it; if it is lost, pgstow restore --stop-at-hole, without another target, recovers up to " + gap.Reached.String()}
+		return []string{"the server's pg_wal, or a standby's, may still have what is missing, and pgstow wal repair stores it; if it is lost, pgstow restore --stop-at-hole, without another target, recovers up to " + gap.Reached.String()}
 	case isUsage(err):
 		return []string{command + " --help shows the options and examples"}
 	case errors.Is(err, storage.ErrNoStore):

@@ -16,11 +16,12 @@ import (
 	"pgstow/wal/pgcontrol"
 )
 
-// disaster takes the machine away for good: server, data directory, and mostly the spool. What is in the archive is judged, the cluster is
+// disaster takes the machine away for good: server, data directory, and mostly the spool. Now and then its disk can be read once more. What is in the archive is judged, the cluster is
 // restored in the original's place, and what the new server has is compared with what the clients know.
 func (st *stage) disaster(r *rand.Rand) {
 	st.t.Helper()
 	calm, keepSpool, disturbed, patient := r.IntN(4) == 0, r.IntN(4) == 0, r.IntN(2) == 0, r.IntN(3) > 0
+	readable := r.IntN(4) == 0 // the disk, once more
 	switch {
 	case calm:
 		st.settle()
@@ -35,17 +36,20 @@ func (st *stage) disaster(r *rand.Rand) {
 	}
 	st.endStrangers()
 	st.listen()
+	st.makeRoom()
+	st.storeUp()
+	if readable {
+		st.save()
+	}
 	if err := os.RemoveAll(st.Server.Dir); err != nil {
 		st.fatalf("%v", err)
 	}
-	st.makeRoom()
 	if !keepSpool {
 		st.deleteSpool(r)
 	}
-	st.storeUp()
 
 	a := st.list()
-	p := st.promised(a, calm)
+	p := st.promised(a, calm || readable)
 	st.judgeArchive(a)
 	dir := st.restore(r, disturbed)
 	st.recover(r, dir, disturbed)
@@ -62,6 +66,15 @@ func (st *stage) disaster(r *rand.Rand) {
 	st.branch = st.branchOf()
 	st.receive()
 	st.write()
+}
+
+// save stores what the archive lacks of the dead server's WAL: then nothing is lost.
+func (st *stage) save() {
+	st.t.Helper()
+	if result := st.Run("wal", "repair", "--pgdata", st.Server.Dir); result.Code != 0 {
+		st.fatalf("%s", result)
+	}
+	st.count("disks that could be read")
 }
 
 // progress waits until there is something of this era in the archive. It may not come: PostgreSQL starts an archiver that was killed with its
@@ -146,7 +159,7 @@ func (st *stage) restore(r *rand.Rand, disturbed bool) string {
 	return dir
 }
 
-// adrift tells whether a recovery was killed after PostgreSQL had removed recovery.signal and before its last checkpoint: started again, the
+// adrift tells whether a recovery was killed after PostgreSQL had removed recovery.signal and before the end of its last checkpoint: started again, the
 // server would not know of the timeline that it had chosen, and go on writing the old one (StartupXLOG in backend/access/transam/xlog.c).
 func (st *stage) adrift() bool {
 	if st.Server.Running() {
@@ -161,7 +174,7 @@ func (st *stage) adrift() bool {
 	if err2 != nil {
 		st.fatalf("%v", err2)
 	}
-	return errors.Is(err, os.ErrNotExist) && control.State == pgcontrol.StateArchiveRecovery
+	return errors.Is(err, os.ErrNotExist) && control.State != pgcontrol.StateInProduction
 }
 
 // recover lets a restored server recover. Disturbed, the server and its calls of pgstow are killed on the way.
