@@ -30,7 +30,7 @@ func NewSink(ctx context.Context, o *Options, repo *catalog.Repository, ref cata
 	if err != nil {
 		return nil, err
 	}
-	return newSink(o, repo, ref, at.timeline, size, size.Start(at.segment), found)
+	return newSink(o, repo, ref, size, at, found)
 }
 
 // PlanFrom plans with the given history.

@@ -180,7 +180,7 @@ func (s *sink) rest() error {
 	if isFinal(s.err) {
 		return s.err
 	}
-	if s.pending() == 0 {
+	if s.pending() == 0 || s.received < s.hold {
 		return nil
 	}
 	return s.piece()

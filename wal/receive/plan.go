@@ -22,6 +22,9 @@ type plan struct {
 	segment  wal.SegmentNumber
 	pieces   []catalog.WALObject // of that segment, which the archive has
 	leftover []string            // keys of pieces of segments that are stored in full
+	// fork is where the timeline begins, if that is within the segment, else 0. What is before is the WAL of its parent, of which the
+	// archive may have more than a part that ends before the fork; recovery would read that part and end in it.
+	fork wal.LSN
 }
 
 // planner finds the end of the archive on the way to the server's timeline.
@@ -62,6 +65,9 @@ func (p *planner) plan(ctx context.Context, base, floor wal.SegmentNumber) (plan
 		}
 	}
 	out := plan{timeline: p.timelineOf(n), segment: n}
+	if begin, ok := p.history.Begin(out.timeline); ok && begin > p.size.Start(n) {
+		out.fork = begin
+	}
 	if n < base {
 		// What lies between is not stored as a whole; pieces of this one may be.
 		if near, err = p.near(ctx, n); err != nil {

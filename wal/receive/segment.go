@@ -251,11 +251,11 @@ func (e *fileEncoder) add(frame []byte) error {
 func (e *fileEncoder) finish(h object.Header) (*encoded, error) {
 	size, err := e.w.Finish(h)
 	if err != nil {
-		return nil, err
+		return nil, errors.Join(err, e.f.Close())
 	}
 	b, err := syscall.Mmap(int(e.f.Fd()), 0, int(size), syscall.PROT_READ, syscall.MAP_SHARED)
 	if err != nil {
-		return nil, err
+		return nil, errors.Join(err, e.f.Close())
 	}
 	return &encoded{bytes: b, release: func() {
 		_ = syscall.Munmap(b)

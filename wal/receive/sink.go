@@ -1,6 +1,7 @@
 package receive
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -20,7 +21,8 @@ type sink struct {
 	ref  catalog.ClusterRef
 	tli  wal.TimelineID
 	size wal.SegmentSize
-	from string // where the WAL comes from, for the headers
+	hold wal.LSN // no piece is stored before all up to here has arrived
+	from string  // where the WAL comes from, for the headers
 	tell func(Event)
 
 	ctx    context.Context // of the requests
@@ -52,11 +54,11 @@ const segmentsInFlight = 2
 // errStopped is what Write returns after stop.
 var errStopped = errors.New("receiving was ended")
 
-// newSink makes a sink for the stream of a timeline from the beginning of a segment on. found are the pieces of that segment that the
-// archive has already.
-func newSink(o *Options, repo *catalog.Repository, ref catalog.ClusterRef, tli wal.TimelineID, size wal.SegmentSize, start wal.LSN, found []storedPiece) (*sink, error) {
+// newSink makes a sink for a stream from where a plan says. found are the pieces of its segment that the archive has already.
+func newSink(o *Options, repo *catalog.Repository, ref catalog.ClusterRef, size wal.SegmentSize, at plan, found []storedPiece) (*sink, error) {
+	start := size.Start(at.segment)
 	s := &sink{
-		o: o, repo: repo, ref: ref, tli: tli, size: size, tell: o.Events, received: start, stored: start,
+		o: o, repo: repo, ref: ref, tli: at.timeline, size: size, hold: at.fork, tell: o.Events, received: start, stored: start,
 		changed: make(chan struct{}, 1),
 	}
 	s.cond = sync.NewCond(&s.mu)
@@ -143,7 +145,12 @@ func (s *sink) pending() int {
 }
 
 // space is how many more bytes may wait.
-func (s *sink) space() int { return maxPending - s.pending() }
+func (s *sink) space() int {
+	if s.received < s.hold {
+		return int(s.hold - s.received)
+	}
+	return maxPending - s.pending()
+}
 
 // room waits until more may wait.
 func (s *sink) room() error {
@@ -182,7 +189,7 @@ func (s *sink) take(p []byte) error {
 	if err := g.compareFound(s.buffer.bytes, s.from); err != nil {
 		return err
 	}
-	if s.pending() > 0 && s.waiting.IsZero() {
+	if s.pending() > 0 && s.waiting.IsZero() && s.received >= s.hold {
 		s.waiting = s.o.Now()
 	}
 	s.advance()
@@ -231,7 +238,7 @@ func (s *sink) sign(h *object.Header) {
 
 // flush stores what waits in a piece if it is time and the window allows. It must be called with mu held.
 func (s *sink) flush() {
-	if s.err != nil || s.pending() == 0 || s.inFlight[parts] >= s.o.Window {
+	if s.err != nil || s.pending() == 0 || s.received < s.hold || s.inFlight[parts] >= s.o.Window {
 		return
 	}
 	if s.o.Synchronous || s.due || s.pending() >= s.o.FlushBytes {
@@ -254,14 +261,11 @@ func (s *sink) piece() error {
 		From: uint64(from), To: uint64(s.received),
 	}
 	s.sign(&h)
-	b, err := s.pieces.Encode(h, s.buffer.bytes[from-g.start:s.received-g.start])
+	piece, err := s.encodePiece(h, s.buffer.bytes[from-g.start:s.received-g.start])
 	if err != nil {
 		return fmt.Errorf("encode %s: %w", key, err)
 	}
-	j := &job{
-		kind: parts, key: key, from: from, to: s.received, since: s.waiting,
-		object: &encoded{bytes: append([]byte(nil), b...), release: func() {}},
-	}
+	j := &job{kind: parts, key: key, from: from, to: s.received, since: s.waiting, object: piece}
 	if len(covers) > 0 {
 		// What it covers is deleted when the next ones are merged: a recovery that has just listed them can still read them.
 		j.deletes, g.dead = g.dead, covers
@@ -270,6 +274,26 @@ func (s *sink) piece() error {
 	g.from = s.received
 	s.waiting, s.due = time.Time{}, false
 	return s.start(j)
+}
+
+// encodePiece makes the object of a piece. One that is larger than what may wait in memory was held for a fork.
+func (s *sink) encodePiece(h object.Header, plain []byte) (*encoded, error) {
+	if len(plain) > maxPending {
+		e, err := newFileEncoder(s.writerOptions(), s.o.Dir)
+		if err != nil {
+			return nil, err
+		}
+		if err := e.add(plain); err != nil {
+			e.drop()
+			return nil, err
+		}
+		return e.finish(h)
+	}
+	b, err := s.pieces.Encode(h, plain)
+	if err != nil {
+		return nil, err
+	}
+	return &encoded{bytes: bytes.Clone(b), release: func() {}}, nil
 }
 
 // Flush stores what waits as soon as the window allows.

@@ -46,7 +46,7 @@ var errTimelineEnd = errors.New("the timeline has ended")
 // stream receives from a planned position on until the timeline, the connection or ctx ends, and stores all that has arrived.
 func (s *session) stream(ctx context.Context, at plan, found []storedPiece, end wal.LSN) (next bool, err error) {
 	start := s.size.Start(at.segment)
-	sink, err := newSink(&s.o, s.repo, s.ref, at.timeline, s.size, start, found)
+	sink, err := newSink(&s.o, s.repo, s.ref, s.size, at, found)
 	if err != nil {
 		return false, err
 	}
