@@ -41,7 +41,7 @@ var layers = map[string][]string{
 	"storage/retry": {"storage"}, "storage/limit": {"storage"}, "storage/fault": {"storage"}, "storage/probe": {"storage"},
 	"storage/storetest": {"storage"},
 
-	"wal": {}, "wal/spool": {}, "wal/pgcontrol": {"wal"}, "wal/page": {"wal"},
+	"wal": {}, "wal/spool": {"wal"}, "wal/pgcontrol": {"wal"}, "wal/page": {"wal"},
 
 	"test": {"*"},
 }

@@ -291,6 +291,7 @@ func TestHoleBehindAForkIsNone(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.push(plainSegment, historyFile, forkSegment)
+	must(t, os.Remove(filepath.Join(w.data, "pg_wal", historyFile))) // it would say where recovery is heading
 	// The old primary went on behind the fork, and there is a hole in what it stored.
 	later := behind(t, cutSegment, 2)
 	w.overwrite(w.key(later), w.stored(w.key(plainSegment)))

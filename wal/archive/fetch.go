@@ -63,7 +63,7 @@ func (o *FetchOptions) setDefaults() {
 // The names under which recovery wants a segment and a history (RestoreArchivedFile in src/backend/access/transam/xlogarchive.c); pg_rewind
 // and people give the file's own name.
 const (
-	recoveryFile    = "RECOVERYXLOG"
+	recoveryFile    = spool.RecoveryFile
 	recoveryHistory = "RECOVERYHISTORY"
 )
 
@@ -124,7 +124,9 @@ type fetch struct {
 	dst     string
 	server  server
 	begin   time.Time
-	corrupt int // how often what came was not sound
+	corrupt int   // how often what came was not sound
+	beyond  bool  // nothing of the segment is served (see behindFork)
+	cut     int64 // bytes of a full segment that are served, the rest as zeros; 0: all (see behindFork)
 
 	open  func() (sink, error) // where the file goes
 	found func()               // is told when the store has the file; may be nil
@@ -140,6 +142,7 @@ func (f *fetch) run(ctx context.Context) error {
 	if f.server, err = findServer(ctx, &f.Options); err != nil {
 		return err
 	}
+	f.behindFork()
 	wait := min(100*time.Millisecond, f.patience()/10)
 	for {
 		err := f.attempt(ctx)
@@ -264,6 +267,15 @@ func (f *fetch) attempt(ctx context.Context) error {
 func (f *fetch) look(ctx context.Context, w *watch) error {
 	if f.name.Kind == wal.Partial {
 		return f.partialByName(ctx, w)
+	}
+	if f.beyond {
+		if f.standby {
+			return ErrAbsent
+		}
+		if _, err := f.prove(ctx, w); err != nil {
+			return err
+		}
+		return ErrAbsent
 	}
 	key := f.server.ref.WALKey(f.name, "")
 	err := f.get(ctx, w, key)

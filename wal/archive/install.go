@@ -61,8 +61,11 @@ func (f *fetch) receive(w *watch, r io.Reader) error {
 		return &localError{err}
 	}
 	defer t.close()
-	head := &headKeeper{}
-	if _, err := s.WriteTo(io.MultiWriter(head, t, w)); err != nil {
+	head, body := &headKeeper{}, io.Writer(t)
+	if f.cut > 0 {
+		body = &cutter{t, f.cut}
+	}
+	if _, err := s.WriteTo(io.MultiWriter(head, body, w)); err != nil {
 		return err
 	}
 	if err := f.checkContent(s.Header(), head.b); err != nil {

@@ -23,6 +23,9 @@ func (s *Spool) Take(name, dst string) (bool, error) {
 		return false, nil
 	}
 	defer func() { _ = f.Close() }()
+	if beyondFork(name, dst, sum.size) {
+		return false, nil
+	}
 	err := error(syscall.EXDEV)
 	if sameDevice(f, filepath.Dir(dst)) {
 		if !sum.matches(f) {

@@ -1,0 +1,78 @@
+package spool
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+
+	"pgstow/wal"
+)
+
+// RecoveryFile is the name under which recovery wants a segment (RestoreArchivedFile in src/backend/access/transam/xlogarchive.c).
+const RecoveryFile = "RECOVERYXLOG"
+
+// LeftAt tells whether the server whose pg_wal this is heads for a timeline that left the segment's timeline in the segment or before it, and
+// where. Recovery keeps the history of the timeline that it heads for in pg_wal (readTimeLineHistory in src/backend/access/transam/timeline.c,
+// WalRcvFetchTimeLineHistoryFiles in walreceiver.c). When that timeline's own segment is not in the archive yet, PostgreSQL asks for the
+// ancestor's (XLogFileReadAnyTLI in xlogrecovery.c) and replays all of it, also what the ancestor's server wrote behind the fork.
+func LeftAt(pgWAL string, segment wal.FileName, size wal.SegmentSize) (fork wal.LSN, by wal.TimelineID, left bool) {
+	if segment.Kind != wal.Segment || segment.CheckSize(size) != nil {
+		return 0, 0, false
+	}
+	newest := newestHistory(pgWAL)
+	if newest <= segment.Timeline {
+		return 0, 0, false
+	}
+	fork, left = LeftFor(pgWAL, segment, size, newest)
+	return fork, newest, left
+}
+
+// LeftFor is LeftAt for a server that heads for this timeline.
+func LeftFor(pgWAL string, segment wal.FileName, size wal.SegmentSize, heading wal.TimelineID) (fork wal.LSN, left bool) {
+	b, err := os.ReadFile(filepath.Join(pgWAL, wal.HistoryName(heading).String()))
+	if err != nil {
+		return 0, false
+	}
+	h, err := wal.ParseHistory(heading, b)
+	if err != nil {
+		return 0, false
+	}
+	fork, ok := h.Ancestor(segment.Timeline)
+	return fork, ok && fork < segment.Start(size)+wal.LSN(size)
+}
+
+// newestHistory is the greatest timeline whose history lies in the folder; 0 if there is none.
+func newestHistory(pgWAL string) wal.TimelineID {
+	d, err := os.Open(pgWAL)
+	if err != nil {
+		return 0
+	}
+	defer func() { _ = d.Close() }()
+	names, err := d.Readdirnames(-1)
+	if err != nil {
+		return 0
+	}
+	newest := wal.TimelineID(0)
+	for _, n := range names {
+		if !strings.HasSuffix(n, ".history") {
+			continue
+		}
+		if name, err := wal.ParseFileName(n); err == nil && name.Kind == wal.HistoryFile {
+			newest = max(newest, name.Timeline)
+		}
+	}
+	return newest
+}
+
+// beyondFork tells whether a waiting segment is one that recovery must not take as it is: the full program decides.
+func beyondFork(name, dst string, size int64) bool {
+	if filepath.Base(dst) != RecoveryFile {
+		return false
+	}
+	segment, err := wal.ParseFileName(name)
+	if err != nil {
+		return false
+	}
+	_, _, left := LeftAt(filepath.Dir(dst), segment, wal.SegmentSize(size))
+	return left
+}
