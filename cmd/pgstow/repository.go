@@ -22,6 +22,11 @@ import (
 
 // openStore opens the store behind a repository's URL, with the limits and the retries of this configuration around it.
 func openStore(ctx context.Context, e *environment, conf *config.Config, total time.Duration) (storage.Store, error) {
+	return openStoreLate(ctx, e, conf, total, false)
+}
+
+// openStoreLate is openStore for who, with late, can do with a folder that is not mounted now.
+func openStoreLate(ctx context.Context, e *environment, conf *config.Config, total time.Duration, late bool) (storage.Store, error) {
 	if conf.Repo == "" {
 		return nil, usage("no repository was named: give --repo, PGSTOW_REPO, or repo in %s", config.DefaultFile)
 	}
@@ -29,7 +34,7 @@ func openStore(ctx context.Context, e *environment, conf *config.Config, total t
 	if err != nil {
 		return nil, usage("%s", err)
 	}
-	store, err := openScheme(ctx, url)
+	store, err := openScheme(ctx, url, late)
 	if err != nil {
 		return nil, fmt.Errorf("open the repository: %w", err)
 	}
@@ -74,10 +79,10 @@ func retryText(event retry.Event) string {
 	return fmt.Sprintf("%s: try %d failed: %s; the next in %s", what, event.Try, event.Err, event.Wait.Round(time.Millisecond))
 }
 
-func openScheme(ctx context.Context, url storage.URL) (storage.Store, error) {
+func openScheme(ctx context.Context, url storage.URL, late bool) (storage.Store, error) {
 	switch url.Scheme {
 	case "file":
-		return file.Open(file.Options{Root: url.Path})
+		return file.Open(file.Options{Root: url.Path, Late: late})
 	default:
 		options, err := s3.FromURL(url)
 		if err != nil {

@@ -100,7 +100,8 @@ func fetchFlags() []cli.Flag {
 // archiveOptions gathers what push and fetch share. The data directory is found by the same rule as in pgstow-wal, and so is the spool:
 // from the call as PostgreSQL made it.
 func archiveOptions(c *cli.Context, e *environment, conf *config.Config, call *hotpath.Call) (archive.Options, error) {
-	store, err := openStore(c.Context, e, conf, storeTotal)
+	// What a folder that is not mounted means is fetch's to say: a standby goes on asking.
+	store, err := openStoreLate(c.Context, e, conf, storeTotal, call.Command == hotpath.Fetch)
 	if err != nil {
 		return archive.Options{}, err
 	}

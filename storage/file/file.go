@@ -52,6 +52,8 @@ const (
 // Options says where the objects are.
 type Options struct {
 	Root string // the folder; a relative one is taken from the current folder at the time of Open
+	// Late opens a folder that is not there (yet): calls are ErrNoStore until it is.
+	Late bool
 }
 
 // Store keeps objects below a folder. It implements storage.Store.
@@ -66,7 +68,7 @@ var (
 	_ storage.Presence = (*Store)(nil)
 )
 
-// Open opens an existing folder as a store. It writes nothing. A missing folder is ErrNoStore.
+// Open opens an existing folder as a store. It writes nothing. A missing folder is ErrNoStore, unless it may come later.
 func Open(o Options) (*Store, error) {
 	root, err := filepath.Abs(o.Root)
 	if err != nil || o.Root == "" {
@@ -74,10 +76,13 @@ func Open(o Options) (*Store, error) {
 	}
 	s := &Store{root: root}
 	r, err := s.open(context.Background())
-	if err != nil {
-		return nil, fmt.Errorf("open store %s: %w", root, err)
+	switch {
+	case err == nil:
+		return s, r.Close()
+	case o.Late && errors.Is(err, storage.ErrNoStore):
+		return s, nil
 	}
-	return s, r.Close()
+	return nil, fmt.Errorf("open store %s: %w", root, err)
 }
 
 // Create makes the folder, with the folders above it, for its owner only, and opens it. If it exists already Create only

@@ -368,3 +368,24 @@ func TestLock(t *testing.T) {
 		t.Errorf("left behind: %q", got)
 	}
 }
+
+// A folder that is not mounted when the store is opened is used once it is there.
+func TestOpenLate(t *testing.T) {
+	root := filepath.Join(t.TempDir(), "mount")
+	if _, err := file.Open(file.Options{Root: root}); !errors.Is(err, storage.ErrNoStore) {
+		t.Errorf("%v", err)
+	}
+	s, err := file.Open(file.Options{Root: root, Late: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := s.Get(t.Context(), "k", storage.Range{}); !errors.Is(err, storage.ErrNoStore) || errors.Is(err, storage.ErrNotExist) {
+		t.Errorf("%v", err)
+	}
+	if err := os.Mkdir(root, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Put(t.Context(), "k", nil, storage.IfAbsent); err != nil {
+		t.Error(err)
+	}
+}
