@@ -92,6 +92,10 @@ anything, and with recovery. Exit status 0 or 1.`,
 			if err != nil {
 				return err
 			}
+			choice, err := parseTimeline(c.String("timeline"))
+			if err != nil {
+				return err
+			}
 			call := hotpath.Call{Command: hotpath.Fetch, File: args[0], Path: args[1]}
 			base, err := archiveOptions(c, e, conf, &call)
 			if err != nil {
@@ -111,7 +115,9 @@ anything, and with recovery. Exit status 0 or 1.`,
 			if err := detach.Enter(base.Spool.Dir()); err != nil {
 				return err
 			}
-			_, err = archive.Prefetch(ctx, archive.PrefetchOptions{Options: base, Segments: conf.Prefetch, Alive: server.Alive}, args[0])
+			_, err = archive.Prefetch(ctx, archive.PrefetchOptions{
+				Options: base, Timeline: choice.ID, Segments: conf.Prefetch, Alive: server.Alive,
+			}, args[0])
 			return err
 		},
 	}, `pgstow wal prefetch 000000010000000000000003 pg_wal/ahead

@@ -40,6 +40,8 @@ const (
 // works for, the spool included.
 type PrefetchOptions struct {
 	Options
+	// Timeline is the timeline that the operator chose as recovery's target; 0: the latest.
+	Timeline wal.TimelineID
 	// Segments is how many are ahead at most. 0: the default.
 	Segments int
 	// Bytes is how much of the spool's disk they may take, but two segments in any case. 0: the default.
@@ -342,6 +344,10 @@ func (p *prefetcher) begin(ctx context.Context) {
 			return
 		}
 		name := p.name(n)
+		if !wholeFor(p.o.Timeline, p.o.PGData, name, p.size) {
+			p.stopped, p.stop = true, n
+			return
+		}
 		claim, ok := p.o.Spool.Claim(fetchClaim, name.String())
 		if !ok {
 			continue // a call is at it

@@ -13,6 +13,7 @@ import (
 	"pgstow/storage"
 	"pgstow/storage/fault"
 	"pgstow/storage/object"
+	"pgstow/wal"
 	"pgstow/wal/archive"
 	"pgstow/wal/spool"
 )
@@ -108,15 +109,15 @@ func (r *recovering) start(name string) error {
 	r.mu.Lock()
 	r.started = append(r.started, name)
 	r.mu.Unlock()
-	o := r.world.options()
+	o, timeline := r.world.options(), wal.TimelineID(0)
 	o.Warn = nil
 	if r.options != nil {
 		f := archive.FetchOptions{Options: o}
 		r.options(&f)
-		o.Spool = f.Spool
+		o.Spool, timeline = f.Spool, f.Timeline
 	}
 	r.runs.Go(func() {
-		result, err := archive.Prefetch(r.t.Context(), archive.PrefetchOptions{Options: o, Segments: 16, Idle: r.idle, Alive: r.alive}, name)
+		result, err := archive.Prefetch(r.t.Context(), archive.PrefetchOptions{Options: o, Timeline: timeline, Segments: 16, Idle: r.idle, Alive: r.alive}, name)
 		if err != nil {
 			r.t.Error(err)
 		}
@@ -494,5 +495,35 @@ func TestPrefetchSaysOnceWhatHindersIt(t *testing.T) {
 	r.mustRead(r.nth(9))
 	if told := strings.Join(r.warns, "\n"); strings.Count(told, "no space left") != 1 {
 		t.Errorf("told: %q", told)
+	}
+}
+
+// TestPrefetchStopsAtTheForkOfTheChosenTimeline: what the old timeline has behind it never happened where recovery is heading, and a call serves
+// no more of it than the part before.
+func TestPrefetchStopsAtTheForkOfTheChosenTimeline(t *testing.T) {
+	t.Parallel()
+	for _, beside := range []bool{false, true} {
+		r := newRecovering(t, 8)
+		r.options = func(o *archive.FetchOptions) {
+			o.Timeline = 2
+			if beside {
+				o.StartPrefetch = nil
+			}
+		}
+		fork := parsed(t, r.nth(3)).Start(1<<20) + 100
+		write(t, filepath.Join(r.data, "pg_wal", "00000002.history"), []byte("1\t"+fork.String()+"\tfork\n"))
+		r.mustRead(r.nth(0), r.nth(1), r.nth(2))
+		if !beside {
+			if result := r.awaitEnd(); result.End != "there is nothing more to be had" {
+				t.Errorf("%+v", result)
+			}
+		}
+		for i := 3; i <= 8; i++ {
+			if n := r.count(r.nth(i)); n > 0 || r.spool.HasReady(r.nth(i)) {
+				t.Errorf("beside: %v: segment %d was asked for %d times", beside, i, n)
+			}
+		}
+		must(t, os.Remove(filepath.Join(r.data, "pg_wal", "00000002.history")))
+		r.mode()
 	}
 }

@@ -85,6 +85,9 @@ func (c *company) beside(ctx context.Context, n note) {
 	for i := range most {
 		name := wal.SegmentName(f.name.Timeline, from+wal.SegmentNumber(i)+1, n.size)
 		wanted[name.String()] = true
+		if !wholeFor(f.Timeline, f.PGData, name, n.size) {
+			break
+		}
 		if f.Spool.HasReady(name.String()) || !hasRoom(f.Spool, int64(i+1)*int64(n.size)) {
 			continue
 		}
