@@ -178,6 +178,47 @@ func TestStandbyIsToldThatNothingIsProven(t *testing.T) {
 	w.wantFetchError(plainSegment, archive.ErrUnreachable, 1)
 }
 
+// TestPromotionWithoutTheStore: a server that is being promoted has no signal file any more, and asks for the history of its timeline.
+func TestPromotionWithoutTheStore(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.ensure()
+	w.store.Add(fault.Fault{Kind: fault.Hang, Times: -1})
+	history := func(name string) error {
+		dst := filepath.Join(w.data, "pg_wal", "RECOVERYHISTORY")
+		o := w.fetchOptions()
+		o.Deadline = time.Hour
+		ctx, cancel := contextWithTimeout(t, 2*time.Second)
+		defer cancel()
+		return archive.Fetch(ctx, o, name, dst)
+	}
+	if err := history("00000001.history"); !errors.Is(err, archive.ErrAbsent) {
+		t.Errorf("timeline 1: %v", err)
+	}
+	w.place(historyFile, fixture(t, historyFile))
+	if err := history(historyFile); !errors.Is(err, archive.ErrUnreachable) || archive.FetchExit(err) != 1 {
+		t.Errorf("with the server's own copy: %v", err)
+	}
+	// Recovery that is not at its end has to wait, and so has a server without a copy.
+	for _, c := range []struct{ name, signal string }{{historyFile, "recovery.signal"}, {"00000009.history", ""}} {
+		if c.signal != "" {
+			w.mode(c.signal)
+		} else {
+			w.mode()
+		}
+		if err := history(c.name); err == nil || archive.FetchExit(err) != 126 {
+			t.Errorf("%s, %q: %v", c.name, c.signal, err)
+		}
+	}
+	// With the store there it gets the archive's.
+	w.store.Reset()
+	w.mode()
+	w.push(historyFile)
+	if err := history(historyFile); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestFetchDeadlineIsShorterThanStall: a store that hangs is waited for no longer than the deadline says.
 func TestFetchDeadlineIsShorterThanStall(t *testing.T) {
 	t.Parallel()

@@ -134,10 +134,23 @@ type fetch struct {
 
 	standby  bool // a standby: it asks again for ever, and streams
 	recovery bool // plain archive recovery: what it is told is absent ends it
+	promotes bool // the end of recovery: it asks for the history of its timeline, and takes its own copy if it gets none
 	warned   time.Time
 }
 
 func (f *fetch) run(ctx context.Context) error {
+	if f.name == wal.HistoryName(1) {
+		return ErrAbsent // timeline 1 has none, and PostgreSQL asks when it is promoted
+	}
+	err := f.search(ctx)
+	var local *localError
+	if err == nil || !f.promotes || errors.Is(err, ErrAbsent) || errors.As(err, &local) {
+		return err
+	}
+	return fmt.Errorf("the archive is %w; the server has its own copy: %w", ErrUnreachable, err)
+}
+
+func (f *fetch) search(ctx context.Context) error {
 	var err error
 	if f.server, err = findServer(ctx, &f.Options); err != nil {
 		return err
@@ -183,6 +196,10 @@ func (f *fetch) findMode() {
 		return
 	}
 	f.standby = exists(filepath.Join(f.PGData, "standby.signal"))
+	// A promotion removes the two files first, and then asks for the history of the timeline that it leaves (StartupXLOG in xlog.c,
+	// writeTimeLineHistory in timeline.c). It must not wait for a store that is away, and with its own copy it need not.
+	f.promotes = f.name.Kind == wal.HistoryFile && filepath.Base(f.dst) == recoveryHistory && !f.standby &&
+		!exists(filepath.Join(f.PGData, "recovery.signal")) && exists(filepath.Join(filepath.Dir(f.dst), f.want))
 	f.recovery = !f.standby && filepath.Base(f.dst) == recoveryFile && exists(filepath.Join(f.PGData, "recovery.signal"))
 }
 
@@ -192,7 +209,7 @@ func exists(path string) bool {
 }
 
 func (f *fetch) patience() time.Duration {
-	if f.standby {
+	if f.standby || f.promotes {
 		return f.StandbyDeadline
 	}
 	return f.Deadline
