@@ -142,3 +142,53 @@ func TestCopiesOfTheDirectory(t *testing.T) {
 		t.Errorf("%s since %q: %s", h.Method, h.Reference, h.Why)
 	}
 }
+
+// A standby's backup begins with the primary's, and the other way round; a restart point
+// that lies before the end of the last backup makes that one no reference.
+func TestIncrementalOnStandby(t *testing.T) {
+	t.Parallel()
+	repo, _ := newRepo(t)
+	primary := newIncrementalServer(t, 18, true)
+	primary.Exec("CREATE TABLE t AS SELECT generate_series(1, 30000) a")
+	standby := standbyOf(t, primary)
+	create := func(s *pg.Server) catalog.BackupHeader {
+		t.Helper()
+		h, err := backup.Create(t.Context(), repo, backup.CreateOptions{Cluster: "main", Conn: s.DSN("postgres"), WAL: backup.WALInclude})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return h
+	}
+	advance := func(n int) {
+		t.Helper()
+		primary.Exec(fmt.Sprintf("UPDATE t SET a = a + %d WHERE a %% 9 = 0", n))
+		primary.Exec("CHECKPOINT")
+		lsn := primary.CurrentLSN()
+		standby.AwaitValue(fmt.Sprintf("SELECT (pg_last_wal_replay_lsn() >= '%s')::text", lsn), "true")
+		standby.Exec("CHECKPOINT")
+	}
+	first := create(primary)
+	if h := create(standby); h.Method != catalog.MethodFull || !strings.Contains(h.Why, "after the start of this one") {
+		t.Errorf("a standby behind the last backup: %s since %q: %s", h.Method, h.Reference, h.Why)
+	}
+	advance(1)
+	second := create(standby)
+	if !second.Standby || second.Method == catalog.MethodFull {
+		t.Errorf("standby: %s since %q (the first is %s): %s", second.Method, second.Reference, first.ID, second.Why)
+	}
+	advance(2)
+	third := create(primary)
+	if third.Reference != second.ID || third.Method != catalog.MethodSummaries {
+		t.Errorf("primary: %s since %q: %s", third.Method, third.Reference, third.Why)
+	}
+	samePages(t, rebuild(t, repo, third), primary.Dir)
+	want := primary.Sums()
+	dir := filepath.Join(pg.TempDir(t), "data")
+	rebuild(t, repo, third).write(t, dir)
+	pg.Chown(t, dir)
+	restored := pg.Restored(t, dir, pg.Options{Major: 18})
+	restored.WaitPrimary()
+	if got := restored.Sums(); fmt.Sprint(got) != fmt.Sprint(want) {
+		t.Errorf("%v, want %v", got, want)
+	}
+}
