@@ -153,6 +153,10 @@ var (
 	ErrUnsupported = errors.New("not supported by the store")
 	// ErrNoStore: the bucket or root folder is missing, or not mounted. It is never the absence of a key.
 	ErrNoStore = errors.New("store does not exist")
+	// ErrFull: the store has no room left, or none for these credentials. A Put that returns it leaves open whether the object was stored.
+	ErrFull = errors.New("the store is full")
+	// ErrUntrusted: the store's certificate is not accepted, or it does not speak TLS where it should.
+	ErrUntrusted = errors.New("no trusted connection to the store")
 	// ErrInvalidKey: see CheckKey; also a key that is a folder of another one.
 	ErrInvalidKey = errors.New("invalid key")
 	// ErrConflict: another request on the same key was under way (409). Repeat the same call with the same bytes.

@@ -40,7 +40,7 @@ func (r *runner) hold(ctx context.Context) error {
 	switch {
 	case err == nil:
 		return nil
-	case errors.Is(err, storage.ErrPermission), errors.Is(err, storage.ErrUnsupported), errors.Is(err, storage.ErrRejected):
+	case errors.Is(err, storage.ErrPermission), errors.Is(err, storage.ErrUnsupported), errors.Is(err, storage.ErrRejected), errors.Is(err, storage.ErrFull):
 		r.warn(fmt.Sprintf("no hold could be left in the repository, so an expire elsewhere could remove WAL that recovery still needs: %v", err))
 		return nil
 	default:

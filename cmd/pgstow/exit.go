@@ -121,6 +121,10 @@ func hints(err error, command string) []string {
 		return []string{"pgstow backup list shows the ids"}
 	case errors.Is(err, storage.ErrPermission):
 		return []string{"with s3:// the credentials (AWS_PROFILE, AWS_ACCESS_KEY_ID) and the bucket's policy decide, with file:// the owner and mode of the folder"}
+	case errors.Is(err, storage.ErrFull):
+		return []string{"make room there, or raise the quota; deleting old backups frees what no other backup needs: pgstow backup list, pgstow backup delete ID"}
+	case errors.Is(err, storage.ErrUntrusted):
+		return []string{"a certificate of your own is named by ca_file=FILE in the repository's URL, or by AWS_CA_BUNDLE; an expired one, or one for another name, must be made anew; a store without TLS has endpoint=http://…"}
 	case errors.Is(err, object.ErrNoIdentity):
 		return []string{"the repository is encrypted: name the file with its identity by --identity-file or PGSTOW_IDENTITY_FILE"}
 	case errors.Is(err, object.ErrWrongIdentity):

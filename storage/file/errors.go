@@ -19,7 +19,7 @@ func explain(err error) error {
 	case errors.Is(err, fs.ErrPermission), errors.Is(err, unix.EROFS):
 		return fmt.Errorf("%w: %w", storage.ErrPermission, err)
 	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
-		return fmt.Errorf("the store's file system is full: %w", err)
+		return fmt.Errorf("%w: its file system is full: %w", storage.ErrFull, err)
 	default:
 		return err
 	}

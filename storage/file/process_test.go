@@ -172,7 +172,7 @@ func fillDisk(s storage.Store, root string) error {
 		return err
 	}
 	_, err := s.Put(ctx, "dir/big", make([]byte, 2<<20), storage.IfAbsent)
-	if err == nil || !errors.Is(err, syscall.ENOSPC) || !strings.Contains(err.Error(), "file system is full") {
+	if err == nil || !errors.Is(err, syscall.ENOSPC) || !errors.Is(err, storage.ErrFull) || !strings.Contains(err.Error(), "file system is full") {
 		return fmt.Errorf("a put that does not fit ended with: %w", err)
 	}
 	if left, err := os.ReadDir(filepath.Join(root, ".tmp")); err != nil || len(left) > 0 {

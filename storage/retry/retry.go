@@ -110,7 +110,8 @@ func Retryable(err error) bool {
 	}
 	for _, final := range []error{
 		context.Canceled, storage.ErrNotExist, storage.ErrExist, storage.ErrPermission, storage.ErrUnsupported,
-		storage.ErrNoStore, storage.ErrInvalidKey, storage.ErrRange, storage.ErrRejected, storage.ErrArchived, errChanged,
+		storage.ErrNoStore, storage.ErrInvalidKey, storage.ErrRange, storage.ErrRejected, storage.ErrArchived, storage.ErrFull, storage.ErrUntrusted,
+		errChanged,
 	} {
 		if errors.Is(err, final) {
 			return false

@@ -70,7 +70,7 @@ func TestRetriesUntilItWorks(t *testing.T) {
 func TestFinalErrorsAreNotRetried(t *testing.T) {
 	for _, err := range []error{
 		storage.ErrNotExist, storage.ErrExist, storage.ErrPermission, storage.ErrUnsupported, storage.ErrNoStore, storage.ErrInvalidKey,
-		storage.ErrRange, storage.ErrRejected, storage.ErrArchived,
+		storage.ErrRange, storage.ErrRejected, storage.ErrArchived, storage.ErrFull, storage.ErrUntrusted,
 	} {
 		bubble(t, retry.Policy{}, func(t *testing.T, s *retry.Store, f *fault.Store, _ *[]retry.Event) {
 			f.Add(fault.Fault{Times: -1, Err: err})

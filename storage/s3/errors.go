@@ -1,6 +1,7 @@
 package s3
 
 import (
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net/http"
@@ -35,6 +36,9 @@ func (a *answer) Error() string {
 // explain turns an error of the SDK into one that wraps the sentinel of storage which fits. An error that wraps none may
 // be worth another try.
 func explain(err error) error {
+	if untrusted(err) {
+		return fmt.Errorf("%w: %w", storage.ErrUntrusted, sendingError(err))
+	}
 	var re *smithyhttp.ResponseError
 	if !errors.As(err, &re) || re.Response == nil {
 		return explainSending(err)
@@ -62,6 +66,18 @@ func explainSending(err error) error {
 	if strings.Contains(err.Error(), "no EC2 IMDS role found") {
 		return fmt.Errorf("%w: no credentials are configured (environment, profile or role): %w", storage.ErrPermission, err)
 	}
+	return sendingError(err)
+}
+
+// untrusted tells whether a connection was not made because of the other side's certificate, or since it does not speak TLS. Neither heals by itself
+// while somebody waits.
+func untrusted(err error) bool {
+	var verify *tls.CertificateVerificationError
+	return errors.As(err, &verify) || errors.Is(err, http.ErrSchemeMismatch)
+}
+
+// sendingError is the error without the SDK's words around it.
+func sendingError(err error) error {
 	var sending *smithyhttp.RequestSendError
 	if errors.As(err, &sending) {
 		return sending.Err
@@ -83,6 +99,8 @@ func classify(status int, code string) error {
 		return storage.ErrNoStore
 	case "InvalidObjectState":
 		return storage.ErrArchived
+	case "XMinioStorageFull", "XMinioAdminBucketQuotaExceeded", "QuotaExceeded":
+		return storage.ErrFull
 	case "NotImplemented":
 		return storage.ErrUnsupported
 	case "KeyTooLongError", "ExistingObjectIsDirectory", "ObjectParentIsFile", "XMinioParentIsObject", "XMinioInvalidObjectName":
@@ -93,6 +111,8 @@ func classify(status int, code string) error {
 		return storage.ErrPermission // 400 as well
 	}
 	switch status {
+	case http.StatusInsufficientStorage:
+		return storage.ErrFull
 	case http.StatusUnauthorized, http.StatusForbidden:
 		return storage.ErrPermission
 	case http.StatusConflict:

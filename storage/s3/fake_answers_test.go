@@ -8,7 +8,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -16,12 +18,14 @@ import (
 
 	"pgstow/storage"
 	"pgstow/storage/retry"
+	"pgstow/storage/s3"
 )
 
 // sentinels are all errors that an answer may wrap.
 var sentinels = []error{
 	storage.ErrNotExist, storage.ErrExist, storage.ErrPermission, storage.ErrUnsupported, storage.ErrNoStore,
 	storage.ErrInvalidKey, storage.ErrConflict, storage.ErrRange, storage.ErrRejected, storage.ErrArchived,
+	storage.ErrFull, storage.ErrUntrusted,
 }
 
 func TestAnswers(t *testing.T) {
@@ -61,6 +65,9 @@ func TestAnswers(t *testing.T) {
 		{put, 413, "EntityTooLarge", storage.ErrRejected},
 		{put, 501, "NotImplemented", storage.ErrUnsupported},
 		{put, 403, "AccessDenied", storage.ErrPermission},
+		{put, 507, "XMinioStorageFull", storage.ErrFull},
+		{put, 507, "", storage.ErrFull},
+		{put, 400, "XMinioAdminBucketQuotaExceeded", storage.ErrFull},
 		{put, 500, "", nil},
 		{swap, 404, "NoSuchKey", storage.ErrExist},
 		{swap, 404, "NoSuchBucket", storage.ErrNoStore},
@@ -96,6 +103,27 @@ func TestAnswers(t *testing.T) {
 			t.Errorf("%s: text %q", name, text)
 		}
 		f.done()
+	}
+}
+
+// TestUntrusted: a certificate that nobody vouches for, one for another name, and a server without TLS end a call at once.
+func TestUntrusted(t *testing.T) {
+	for name, start := range map[string]func(http.Handler) *httptest.Server{"certificate": httptest.NewTLSServer, "HTTP": httptest.NewServer} {
+		t.Run(name, func(t *testing.T) {
+			asked := 0
+			server := start(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { asked++ }))
+			server.Config.ErrorLog = log.New(io.Discard, "", 0)
+			defer server.Close()
+			address := strings.TrimPrefix(strings.TrimPrefix(server.URL, "https://"), "http://")
+			var events int
+			s := retry.New(open(t, s3.Options{
+				Bucket: "bucket", Endpoint: "https://" + address, Credentials: &s3.Credentials{AccessKey: "key", SecretKey: "secret"},
+			}), retry.Policy{}, func(retry.Event) { events++ })
+			_, err := s.Put(t.Context(), "k", []byte("body"), storage.IfAbsent)
+			if !errors.Is(err, storage.ErrUntrusted) || events > 0 || asked > 0 || !strings.Contains(err.Error(), name) {
+				t.Errorf("%v, %d retries, %d requests", err, events, asked)
+			}
+		})
 	}
 }
 

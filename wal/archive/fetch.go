@@ -259,7 +259,7 @@ func (f *fetch) final(err error) bool {
 		return false
 	case errors.Is(err, catalog.ErrNoRepository), errors.Is(err, catalog.ErrNoCluster), errors.Is(err, catalog.ErrFormatTooNew),
 		errors.Is(err, catalog.ErrRecipients), errors.Is(err, catalog.ErrClusterMismatch), errors.Is(err, storage.ErrNoStore),
-		errors.Is(err, storage.ErrPermission), errors.Is(err, storage.ErrUnsupported), errors.Is(err, storage.ErrRejected):
+		errors.Is(err, storage.ErrPermission), errors.Is(err, storage.ErrUnsupported), errors.Is(err, storage.ErrRejected), errors.Is(err, storage.ErrUntrusted):
 		return true
 	}
 	return false
