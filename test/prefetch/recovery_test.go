@@ -254,7 +254,7 @@ func TestServerIsProcessOne(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = log.Close() }()
-	cmd := exec.CommandContext(t.Context(), tool, "--pid", "--fork", "--kill-child", "--mount-proc",
+	cmd := exec.CommandContext(t.Context(), tool, "--ipc", "--pid", "--fork", "--kill-child", "--mount-proc",
 		"setpriv", "--reuid="+strconv.Itoa(int(user.Uid)), "--regid="+strconv.Itoa(int(user.Gid)), "--clear-groups",
 		server.Install.Bin("postgres"), "-D", dir, "-p", strconv.Itoa(server.Port), "-k", server.SocketDir, "-c", "listen_addresses=",
 		"-c", "restore_command="+command(t))
