@@ -24,7 +24,7 @@ func (b *bench) recovery(w *walSet, env []string) {
 	ours, base := &side{name: "pgstow-wal fetch from MinIO"}, &side{name: "cp from a local folder"}
 	for i := range b.rounds {
 		ours.samples = append(ours.samples, b.recover(w, env, filepath.Join(b.bin, "pgstow-wal")+" fetch %f %p || exit $(($? == 2 ? 126 : $?))"))
-		b.awaitNone()
+		b.reap()
 		base.samples = append(base.samples, b.recover(w, nil, "cp "+local+"/%f %p"))
 		b.Logf("recovery %s %d/%d: %v %v", w.name, i+1, b.rounds, short(ours.samples[i].wall), short(base.samples[i].wall))
 	}

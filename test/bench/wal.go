@@ -112,6 +112,7 @@ func (b *bench) walRepository(m *minio.Server, w *walSet) []string {
 
 // wal runs the WAL benches that were asked for.
 func (b *bench) wal() {
+	b.adopt()
 	m := minio.New(b, minio.Options{Buckets: []string{"pgstow", "baseline"}})
 	if b.wanted("wal-push") || b.wanted("wal-fetch") || b.wanted("recovery") {
 		for _, w := range b.walSets() {

@@ -63,12 +63,12 @@ func (b *bench) walPush(m *minio.Server, w *walSet) []string {
 		w.rewind(b)
 		env = b.walRepository(m, w)
 		c := b.archive(w, env)
+		c.whole.cpu += b.reap()
 		ours.samples = append(ours.samples, c.whole)
 		for _, d := range c.each {
 			each.samples = append(each.samples, sample{wall: d})
 			hello.samples = append(hello.samples, b.start(nil, program))
 		}
-		b.awaitNone()
 		base.samples = append(base.samples, b.baseline("drain", m, fmt.Sprintf("drain%d", i), w))
 		b.Logf("push %s %d/%d: %v %v, each %v", w.name, i+1, b.rounds, short(c.whole.wall), short(base.samples[i].wall), short(wallOf(each)))
 	}
@@ -76,7 +76,7 @@ func (b *bench) walPush(m *minio.Server, w *walSet) []string {
 	w.rewind(b)
 	env = b.walRepository(m, w)
 	b.archive(&walSet{server: w.server, names: w.names[:1]}, env)
-	b.awaitNone()
+	b.reap()
 	for _, d := range b.archive(&walSet{server: w.server, names: w.names[1:]}, env).each {
 		ahead.samples = append(ahead.samples, sample{wall: d})
 		hello2.samples = append(hello2.samples, b.start(nil, program))
@@ -94,7 +94,7 @@ func (b *bench) walPush(m *minio.Server, w *walSet) []string {
 		row{fmt.Sprintf("push of %d segments, %s", drained, w.name), ours, base, "<= 1.25"},
 		row{"  each call", each, hello, "report"},
 		row{"  each call, the worker being ahead", ahead, hello2, "<= 1.5"})
-	b.awaitNone()
+	b.reap()
 	return env
 }
 
@@ -118,12 +118,12 @@ func (b *bench) walFetch(m *minio.Server, w *walSet, env []string) {
 			}
 		}
 		c.whole.wall = time.Since(begun)
+		c.whole.cpu += b.reap()
 		ours.samples = append(ours.samples, c.whole)
 		for _, d := range c.each {
 			each.samples = append(each.samples, sample{wall: d})
 			hello.samples = append(hello.samples, b.start(nil, program))
 		}
-		b.awaitNone()
 		base.samples = append(base.samples, b.baseline("gather", m, "fetch", w))
 		memory.samples = append(memory.samples, b.baseline("decode", m, "fetch", w))
 		b.Logf("fetch %s %d/%d: %v %v", w.name, i+1, b.rounds, short(c.whole.wall), short(base.samples[i].wall))
@@ -132,12 +132,4 @@ func (b *bench) walFetch(m *minio.Server, w *walSet, env []string) {
 		row{fmt.Sprintf("fetch of %d segments, %s", drained, w.name), ours, base, "<= 1.25"},
 		row{"  the same", ours, memory, "report"},
 		row{"  each call", each, hello, "<= 2.0"})
-}
-
-// awaitNone waits until no process of ours is left that ran ahead: the next run must not find its help, nor pay for it.
-func (b *bench) awaitNone() {
-	pg.Await(b, "the end of all processes of pgstow", time.Minute, func() (bool, error) {
-		n, _, err := ourProcesses()
-		return n == 0, err
-	})
 }
