@@ -282,6 +282,7 @@ func (s *Server) Kill() {
 	if err != nil {
 		s.t.Logf("%v", err)
 	}
+	removeSharedMemory(pid)
 }
 
 // Reload has the server read its configuration again.
