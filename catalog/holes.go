@@ -45,6 +45,22 @@ func (t *TimelineWAL) Holes() []Hole {
 	return out
 }
 
+// LeftBefore tells whether the way to the newest timeline left h's timeline before the hole, or never was on it: then no restore to the
+// latest comes by. A restore that ended at the hole leaves it so.
+func (f Facts) LeftBefore(h Hole) bool {
+	known := knownTimelines(f)
+	if len(known) == 0 {
+		return false
+	}
+	newest := known[len(known)-1]
+	history, ok := f.Histories[newest]
+	if !ok || len(f.Unread) > 0 || newest == h.Timeline {
+		return false
+	}
+	end, ok := history.Ancestor(h.Timeline)
+	return !ok || f.WAL.SegmentSize.SegmentOf(end) <= h.First
+}
+
 // PiecesEnd is the end of the gapless prefix of segment n that pieces give; the segment's start if they give none.
 func (t *TimelineWAL) PiecesEnd(n wal.SegmentNumber, size wal.SegmentSize) wal.LSN {
 	end := size.Start(n)

@@ -45,3 +45,37 @@ func TestHead(t *testing.T) {
 		t.Errorf("%+v", holes)
 	}
 }
+
+// TestLeftBefore: a hole is of no account to a restore to the latest when the newest timeline has left its timeline before it.
+func TestLeftBefore(t *testing.T) {
+	forked := wal.History{{Timeline: 1, End: 5*mb + 100}, {Timeline: 3, End: wal.MaxLSN}}
+	facts := func(newest wal.History, unread ...wal.TimelineID) catalog.Facts {
+		f := catalog.Facts{WAL: &catalog.WALIndex{SegmentSize: segmentSize}, Histories: map[wal.TimelineID]wal.History{}, Unread: unread}
+		for _, tli := range []wal.TimelineID{1, 2, 3} {
+			f.WAL.Timelines = append(f.WAL.Timelines, catalog.TimelineWAL{Timeline: tli})
+		}
+		if newest != nil {
+			f.Histories[3] = newest
+		}
+		return f
+	}
+	for name, tt := range map[string]struct {
+		facts catalog.Facts
+		tli   wal.TimelineID
+		first wal.SegmentNumber
+		want  bool
+	}{
+		"before the fork":               {facts(forked), 1, 4, false},
+		"the segment of the fork":       {facts(forked), 1, 5, true}, // it is taken from the newer timeline
+		"behind the fork":               {facts(forked), 1, 6, true},
+		"on a timeline beside":          {facts(forked), 2, 1, true},
+		"on the newest":                 {facts(forked), 3, 7, false},
+		"the history has not arrived":   {facts(nil), 1, 6, false},
+		"a history that cannot be read": {facts(forked, 2), 1, 6, false},
+		"an archive that is empty":      {catalog.Facts{WAL: &catalog.WALIndex{SegmentSize: segmentSize}}, 1, 6, false},
+	} {
+		if got := tt.facts.LeftBefore(catalog.Hole{Timeline: tt.tli, First: tt.first, Last: tt.first}); got != tt.want {
+			t.Errorf("%s: %v, want %v", name, got, tt.want)
+		}
+	}
+}

@@ -212,11 +212,15 @@ func checkCluster(c *cli.Context, repo *catalog.Repository, info catalog.Cluster
 	if server != nil && server.systemID != strconv.FormatUint(ref.SystemID, 10) {
 		server = nil // of another one of that name
 	}
-	checkWAL(index, server, now, r)
 	list, err := repo.Backups(c.Context, ref)
 	if err != nil {
 		return err
 	}
+	facts := catalog.Facts{WAL: index, Backups: list}
+	if facts.Histories, facts.Unread, err = repo.Histories(c.Context, index); err != nil {
+		r.fail("wal", "%s", err)
+	}
+	checkWAL(facts, server, now, r)
 	if len(list) == 0 {
 		r.fail("backup", "%s has none: nothing can be restored", ref)
 		return nil

@@ -12,11 +12,16 @@ import (
 
 // checkWAL looks for holes in the archive, and at how far the stream of pieces is. server is the one that the archive is of, if check could
 // ask it.
-func checkWAL(index *catalog.WALIndex, server *serverFacts, now time.Time, r *checkReport) {
-	holes := 0
+func checkWAL(facts catalog.Facts, server *serverFacts, now time.Time, r *checkReport) {
+	holes, index := 0, facts.WAL
 	for _, t := range index.Timelines {
 		for _, h := range t.Holes() {
 			holes++
+			if facts.LeftBefore(h) {
+				r.warn("wal", "%s to %s is missing on timeline %d, which the newest timeline has left before: only a restore to that one would come by",
+					wal.SegmentName(h.Timeline, h.First, index.SegmentSize), wal.SegmentName(h.Timeline, h.Last, index.SegmentSize), h.Timeline)
+				continue
+			}
 			checkHole(index, h, server, now, r)
 		}
 	}

@@ -38,6 +38,8 @@ func TestRestoreToAHole(t *testing.T) {
 		}
 		insert(b, "20", "")
 		b.ArchiveAll()
+		// The hole stays, behind where the new timeline has left the old one: nobody has to be called for it.
+		check(t, w, b, "--no-switch").want(t, "warning", "wal", missing+" to "+missing+" is missing on timeline 1")
 		b.Kill()
 		// The new timeline does not go through the hole.
 		c := w.StartRestored(w.Restore())
