@@ -73,7 +73,7 @@ func (s *Server) baseConf() map[string]string {
 	conf := map[string]string{
 		"shared_buffers":                  "32MB",
 		"max_connections":                 "40",
-		"dynamic_shared_memory_type":      "posix",
+		"dynamic_shared_memory_type":      "mmap", // in the data directory: what is killed leaves nothing in /dev/shm
 		"log_line_prefix":                 "%m [%p] ",
 		"log_destination":                 "stderr",
 		"logging_collector":               "off",
