@@ -27,6 +27,9 @@ type SegmentInfo struct {
 // segments or span whole ones, and records abandoned by crash recovery (XLP_FIRST_IS_OVERWRITE_CONTRECORD). One kind of damage
 // cannot be seen in a segment alone: a cut inside the last page, in a record that goes on in the next segment.
 //
+// Commits and aborts are counted where they are whole: one that goes on in the next segment is counted in neither, since each of
+// the two has only a part of it.
+//
 // A Partial is checked by its size and header only; the rest is read as far as it goes, and CompleteTo says how far.
 //
 // The error is a *SegmentError; with ReasonIncomplete and ReasonDamaged the info is valid up to CompleteTo. A server with
