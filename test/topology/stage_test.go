@@ -28,9 +28,8 @@ const patience = 2 * time.Minute
 // field is a world with more servers than one, and what they have written.
 type field struct {
 	*world.World
-	t     *testing.T
-	first string                       // the first segment after the world's beginning
-	real  map[string]map[[32]byte]bool // by file name: the content of the servers' own files
+	t    *testing.T
+	real map[string]map[[32]byte]bool // by file name: the content of the servers' own files
 }
 
 // newField makes a world in which servers keep their WAL, so that it can be compared. conf is added to their settings.

@@ -254,10 +254,11 @@ type trickledBody struct {
 }
 
 func (b *trickledBody) Read(p []byte) (int, error) {
-	if err := b.ctx.Err(); err != nil {
-		return 0, err
+	select {
+	case <-b.ctx.Done():
+		return 0, b.ctx.Err()
+	case <-time.After(10 * time.Millisecond):
 	}
-	time.Sleep(10 * time.Millisecond)
 	return b.ReadCloser.Read(p[:1])
 }
 
