@@ -24,7 +24,7 @@ type engine struct {
 	w        *writer
 	reader   func() *packReader
 	pageSize int
-	resume   bool
+	compare  bool // the directory may hold some of it already
 	workers  int
 	memory   int64
 	pieces   int
@@ -42,45 +42,44 @@ func (e *engine) run(ctx context.Context) error {
 	if e.pieces <= 0 {
 		e.pieces = maxRuns
 	}
-	runs := e.blobs
-	e.blobs = nil
-	for _, r := range runs {
-		e.total += int64(r.length)
-	}
-	err := e.eachMap(ctx, func(id fileID, m *pagemap.Map) error {
-		var kept []bool
-		if e.resume {
-			var bytes int64
-			var err error
-			if kept, bytes, err = e.w.keepPages(id, m, e.pageSize); err != nil {
-				return err
-			}
-			e.kept += bytes
-		}
-		before := len(runs)
-		var err error
-		if runs, err = mapRuns(id, m, uint32(e.pageSize), kept, e.lookup, runs); err != nil {
+	d := e.newDiffer(ctx, false)
+	rounds := 0
+	flush := func() error {
+		runs, err := d.take(ctx)
+		if err != nil {
 			return err
 		}
-		var pending int64
-		for _, r := range runs[before:] {
-			pending += int64(r.length)
+		if e.total, e.kept = d.pending, d.kept; rounds == 0 && e.compare {
+			e.emit(ResumeEvent{KeptBytes: d.kept, FetchBytes: d.pending})
 		}
-		e.total += pending
-		if e.w.table.state(id).pending.Store(pending); len(runs) < e.pieces {
-			return nil
-		}
-		err = e.round(ctx, runs)
-		runs = runs[:0]
-		return err
-	})
-	if err != nil {
+		rounds++
+		return e.round(ctx, runs)
+	}
+	if err := d.blobs(ctx, e.blobs); err != nil {
 		return err
 	}
-	if err := e.round(ctx, runs); err != nil {
+	e.blobs = nil
+	err := e.eachMap(ctx, d, func() error {
+		if !d.full() {
+			return nil
+		}
+		return flush()
+	})
+	if err != nil {
+		return errors.Join(err, ignoreCancelled(d.group.Wait()))
+	}
+	if err := flush(); err != nil {
 		return err
 	}
 	return e.rest(ctx)
+}
+
+// ignoreCancelled drops an error that only follows from another one.
+func ignoreCancelled(err error) error {
+	if errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
 }
 
 func (e *engine) lookup(ref pagemap.PackRef) (uint32, bool) {
@@ -88,8 +87,8 @@ func (e *engine) lookup(ref pagemap.PackRef) (uint32, bool) {
 	return i, ok
 }
 
-// eachMap decodes the page maps, pack by pack. The map that use gets is used again.
-func (e *engine) eachMap(ctx context.Context, use func(fileID, *pagemap.Map) error) error {
+// eachMap decodes the page maps, pack by pack, and hands them to d; after each it calls next.
+func (e *engine) eachMap(ctx context.Context, d *differ, next func() error) error {
 	maps := e.maps
 	e.maps = nil
 	slices.SortFunc(maps, func(a, b mapOf) int {
@@ -97,7 +96,6 @@ func (e *engine) eachMap(ctx context.Context, use func(fileID, *pagemap.Map) err
 			run{pack: uint32(b.ref.Pack), frame: uint32(b.ref.Frame), offset: int64(b.ref.Offset)})
 	})
 	reader := e.reader()
-	var m pagemap.Map
 	for len(maps) > 0 {
 		n := 1
 		for n < len(maps) && maps[n].ref.Pack == maps[0].ref.Pack {
@@ -114,11 +112,15 @@ func (e *engine) eachMap(ctx context.Context, use func(fileID, *pagemap.Map) err
 			for len(here) > 0 && uint32(here[0].ref.Frame) == frame {
 				at := here[0]
 				here = here[1:]
-				if err := e.decodeMap(&m, at, pack, plain); err != nil {
+				m := d.maps.Get().(*pagemap.Map)
+				if err := e.decodeMap(m, at, pack, plain); err != nil {
 					return err
 				}
-				if err := use(at.file, &m); err != nil {
+				if err := d.file(at.file, m); err != nil {
 					return fmt.Errorf("%s: %w", e.table.path(at.file), err)
+				}
+				if err := next(); err != nil {
+					return err
 				}
 			}
 			return nil

@@ -27,6 +27,8 @@ type Marker struct {
 	Timeline    uint32            `json:"timeline"`
 	Standby     bool              `json:"standby,omitempty"`
 	Tablespaces map[string]string `json:"tablespaces,omitempty"` // OID to location
+	Delta       bool              `json:"delta,omitempty"`       // over an older copy, of which parts may still be there
+	LeftOut     []uint32          `json:"left_out,omitempty"`    // OIDs of databases
 }
 
 // equal reports whether both describe the same restore.
@@ -34,6 +36,14 @@ func (m Marker) equal(other Marker) bool {
 	a, errA := json.Marshal(m)
 	b, errB := json.Marshal(other)
 	return errA == nil && errB == nil && string(a) == string(b)
+}
+
+// flag is what the command needs so that it is the same restore.
+func (m Marker) flag() string {
+	if m.Delta {
+		return "--delta "
+	}
+	return ""
 }
 
 // describe is for messages.
@@ -62,9 +72,8 @@ func checkDirectory(dir string, want Marker, force bool) (resume bool, err error
 	if len(names) == 0 || len(names) == 1 && names[0] == MarkerName+temporarySuffix {
 		return false, nil
 	}
-	if _, err := os.Lstat(filepath.Join(dir, "postmaster.pid")); !errors.Is(err, fs.ErrNotExist) && !force {
-		return false, refuse(dir, "stop that server; if none runs anywhere, use --force",
-			"it has a postmaster.pid: a server may be running there, perhaps in another container or on another host")
+	if err := checkStopped(dir, force); err != nil {
+		return false, err
 	}
 	return checkMarker(dir, names, want)
 }
@@ -84,7 +93,7 @@ func checkParent(dir string) error {
 func checkMarker(dir string, names []string, want Marker) (bool, error) {
 	raw, err := readLimited(filepath.Join(dir, MarkerName), maxMarker)
 	if errors.Is(err, fs.ErrNotExist) {
-		advice := "give an empty or a new directory"
+		advice := "give an empty or a new directory; with --delta an older copy of the cluster is overwritten"
 		if len(names) == 1 && names[0] == "lost+found" {
 			advice = "it is a mount point: use a directory below it, as PostgreSQL advises"
 		}
@@ -98,7 +107,7 @@ func checkMarker(dir string, names []string, want Marker) (bool, error) {
 		return false, refuse(dir, "empty the directory and its tablespaces first", "it holds a half-done restore whose %s cannot be read", MarkerName)
 	}
 	if !have.equal(want) {
-		return false, refuse(dir, fmt.Sprintf("run that one again (--backup %s), or empty the directory and its tablespaces", have.Backup),
+		return false, refuse(dir, fmt.Sprintf("run that one again (%s--backup %s), give --delta to make another one of it, or empty the directory and its tablespaces", have.flag(), have.Backup),
 			"it holds a half-done restore of another plan: %s", have.describe())
 	}
 	return true, nil

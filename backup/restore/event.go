@@ -28,9 +28,22 @@ type ProgressEvent struct {
 	Packs        int   // packs finished
 }
 
-// ResumeEvent says that an interrupted restore goes on.
+// CompareEvent counts what was compared so far: what an interrupted restore left, or a delta restore found.
+type CompareEvent struct {
+	Bytes int64 // of relations
+}
+
+// RemoveEvent says what a delta restore removes, before it does.
+type RemoveEvent struct {
+	Files int64
+	Bytes int64
+}
+
+// ResumeEvent says how much was already there, once that is known of all files; in a backup with more pieces than
+// RunOptions.Pieces of the first round.
 type ResumeEvent struct {
-	KeptBytes int64 // bytes that were already right
+	KeptBytes  int64 // bytes that were already right
+	FetchBytes int64 // bytes that are to be written
 }
 
 // WarningEvent is something the operator should know.
@@ -40,4 +53,6 @@ func (PhaseEvent) event()    {}
 func (TotalsEvent) event()   {}
 func (ProgressEvent) event() {}
 func (ResumeEvent) event()   {}
+func (CompareEvent) event()  {}
+func (RemoveEvent) event()   {}
 func (WarningEvent) event()  {}

@@ -12,7 +12,8 @@ import (
 // What the tests of this package may see of its inside.
 var (
 	CheckDirectory       = checkDirectory
-	CheckTablespaces     = checkTablespaces
+	ChooseDatabases      = chooseDatabases
+	DatabaseOf           = databaseOf
 	PlanTablespaces      = planTablespaces
 	ResolveTablespaces   = resolveTablespaces
 	CleanLabel           = cleanLabel
@@ -22,6 +23,11 @@ var (
 	ResolveOwner         = resolveOwner
 	WALRanges            = walRanges
 )
+
+// CheckTablespaces is checkTablespaces, with or without an interrupted restore.
+func CheckTablespaces(dir string, list []PlannedTablespace, resume bool) error {
+	return checkTablespaces(dir, list, func(PlannedTablespace) bool { return resume })
+}
 
 // NeedT is a need of checkSpace.
 type NeedT = need

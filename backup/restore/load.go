@@ -33,8 +33,10 @@ type content struct {
 	byRef  map[pagemap.PackRef]uint32
 	sums   map[fileID]catalog.Digest // of blobs that are one slice
 	wal    []string                  // names in pg_wal
-	config []fileID                  // restored copies of configuration files from outside of the data directory
-	notes  []string
+	// digests are those of all files without page map that have one, of several slices too.
+	digests map[fileID]catalog.Digest
+	config  []fileID // restored copies of configuration files from outside of the data directory
+	notes   []string
 
 	control    fileID
 	hasControl bool
@@ -54,9 +56,15 @@ func load(ctx context.Context, m *catalog.ManifestReader, p Planned) (*content, 
 	h := m.Header()
 	c := &content{
 		header: h, table: newTable(int(min(max(h.Files, 0), 1<<22))),
-		byRef: make(map[pagemap.PackRef]uint32), sums: make(map[fileID]catalog.Digest),
+		byRef: make(map[pagemap.PackRef]uint32), sums: make(map[fileID]catalog.Digest), digests: make(map[fileID]catalog.Digest),
 	}
 	l := loader{content: c, modes: modesFor(fs.FileMode(p.Mode)), plan: p, tablespaces: make(map[string]PlannedTablespace), replaced: make(map[string]bool)}
+	for _, d := range p.LeftOut {
+		if l.leftOut == nil {
+			l.leftOut = make(map[uint32]bool)
+		}
+		l.leftOut[d.OID] = true
+	}
 	if p.WithConfig {
 		for _, at := range h.ConfigFiles {
 			l.replaced[path.Base(at)] = true
@@ -109,6 +117,7 @@ type loader struct {
 	modes       modes
 	plan        Planned
 	tablespaces map[string]PlannedTablespace
+	leftOut     map[uint32]bool // OIDs of databases
 	replaced    map[string]bool // files whose place a configuration file from outside takes
 }
 
@@ -172,6 +181,8 @@ func (l *loader) file(e catalog.FileEntry, to string) error {
 		l.wal = append(l.wal, name)
 	}
 	switch {
+	case l.isHollow(to):
+		l.table.state(id).hollow = true
 	case e.Map != nil:
 		l.maps = append(l.maps, mapOf{file: id, ref: *e.Map})
 	case e.Size == 0 && len(e.Blob) > 0:
@@ -181,6 +192,9 @@ func (l *loader) file(e catalog.FileEntry, to string) error {
 			return err
 		}
 		l.table.state(id).pending.Store(e.Size)
+		if !e.SHA256.IsZero() && len(e.Blob) > 0 {
+			l.digests[id] = e.SHA256
+		}
 		if len(e.Blob) == 1 && !e.SHA256.IsZero() {
 			l.sums[id] = e.SHA256
 		}

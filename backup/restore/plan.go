@@ -29,6 +29,12 @@ type Options struct {
 	Owner       string // user[:group], names or numbers; only root may name another one
 	WithConfig  bool   // bring configuration files from outside of the data directory into it
 	Force       bool   // go on in spite of a postmaster.pid, or of too little free space
+	// Delta restores over an older or damaged copy of the cluster: what is right already stays, what does not belong goes.
+	Delta bool
+	// DiscardWAL gives up WAL in the old directory that the archive lacks; with Delta only.
+	DiscardWAL bool
+	// OnlyDatabases are names or OIDs of those that are restored, beside initdb's own; the others are left out. Empty: all.
+	OnlyDatabases []string
 
 	Standby         bool   // follow a primary instead of recovering to a target
 	PrimaryConnInfo string // of a standby; may be empty
@@ -52,6 +58,12 @@ func (o Options) check() error {
 		return bad("a standby follows its primary for ever: it has no target")
 	case !o.Standby && (o.PrimaryConnInfo != "" || o.PrimarySlotName != ""):
 		return bad("only a standby connects to a primary")
+	case o.Standby && len(o.OnlyDatabases) > 0:
+		return bad("a standby has all databases of its primary")
+	case o.Standby && (o.Target.StopAtHole || o.Target.Timeline.ID != 0 || o.Target.Timeline.Current):
+		return bad("a standby follows its primary on the latest timeline, over every hole")
+	case o.DiscardWAL && !o.Delta:
+		return bad("only a restore over an older copy can discard its WAL")
 	case o.Action != "" && o.Action != ActionPause && o.Action != ActionPromote && o.Action != ActionShutdown:
 		return bad("action %q: it is pause, promote or shutdown", o.Action)
 	}
@@ -88,13 +100,16 @@ func Plan(ctx context.Context, repo *catalog.Repository, o Options) (Planned, er
 	if p.Tablespaces, err = planTablespaces(m.Header().Tablespaces, o.Tablespaces); err != nil {
 		return Planned{}, err
 	}
+	if o.Delta {
+		keepMapping(dir, p.Tablespaces, o.Tablespaces)
+	}
 	if err := resolveTablespaces(p.Tablespaces); err != nil {
 		return Planned{}, err
 	}
-	if err := p.measure(ctx, m); err != nil {
+	if err := p.measure(ctx, m, o.OnlyDatabases); err != nil {
 		return Planned{}, err
 	}
-	if err := p.checkPlace(o); err != nil {
+	if err := p.checkPlace(ctx, repo, o, m.Header()); err != nil {
 		return Planned{}, err
 	}
 	return p, nil
@@ -181,6 +196,10 @@ func newPlanned(repo *catalog.Repository, o Options, dir string, chosen catalog.
 	if p.Mode == 0 {
 		p.Mode = 0o700
 	}
+	p.versionDir = fmt.Sprintf("PG_%d_%d", h.PostgresMajor, h.CatalogVersion)
+	if o.Delta {
+		p.Delta = &PlannedDelta{Removes: []string{}}
+	}
 	if o.Target.Kind != catalog.TargetLatest {
 		if p.Action = o.Action; p.Action == "" {
 			p.Action = ActionPause
@@ -204,11 +223,15 @@ func newPlanned(repo *catalog.Repository, o Options, dir string, chosen catalog.
 	if len(h.ConfigFiles) > 0 && !o.WithConfig {
 		p.Warnings = append(p.Warnings, "the configuration files lay outside of the data directory and are not restored; --with-config brings them into it")
 	}
+	if o.Standby && o.PrimaryConnInfo == "" {
+		p.Warnings = append(p.Warnings, "the standby follows the archive alone: without --primary-conninfo it does not stream")
+	}
 	return p
 }
 
-// measure adds up what would be written where.
-func (p *Planned) measure(ctx context.Context, m *catalog.ManifestReader) error {
+// measure adds up what would be written where, and parts the databases into those that are wanted and the others.
+func (p *Planned) measure(ctx context.Context, m *catalog.ManifestReader, databases []string) error {
+	sizes := make(map[uint32]int64)
 	for e, err := range m.Files() {
 		if err == nil {
 			err = ctx.Err()
@@ -221,6 +244,9 @@ func (p *Planned) measure(ctx context.Context, m *catalog.ManifestReader) error 
 		}
 		p.Files++
 		p.Bytes += e.Size
+		if oid, ok := databaseOf(e.Path, p.versionDir); ok {
+			sizes[oid] += e.Size
+		}
 		for i := range p.Tablespaces {
 			if strings.HasPrefix(e.Path, p.Tablespaces[i].Path+"/") {
 				p.Tablespaces[i].Bytes += e.Size
@@ -231,33 +257,46 @@ func (p *Planned) measure(ctx context.Context, m *catalog.ManifestReader) error 
 		p.Objects++
 		p.BytesRead += pack.Size
 	}
-	return nil
+	if len(databases) == 0 {
+		return nil
+	}
+	var err error
+	if p.OnlyDatabases, p.LeftOut, err = chooseDatabases(m.Header().Databases, sizes, databases); err == nil && len(p.LeftOut) > 0 {
+		p.Warnings = append(p.Warnings, "databases are left out: until they are dropped nobody can connect to them and the server complains of them, and while recovery goes on damaged pages of the others are not noticed either")
+	}
+	return err
 }
 
 // checkPlace looks at the directories, the owner and the free space.
-func (p *Planned) checkPlace(o Options) error {
+func (p *Planned) checkPlace(ctx context.Context, repo *catalog.Repository, o Options, h catalog.BackupHeader) error {
+	if p.Delta != nil {
+		original, err := realPath(h.DataDirectory)
+		if err != nil {
+			original = filepath.Clean(h.DataDirectory)
+		}
+		if p.mayBeOld, err = checkOldTablespaces(p.Directory, original, p.Tablespaces, o.Tablespaces); err != nil {
+			return err
+		}
+	}
 	var err error
-	if p.Resume, err = checkDirectory(p.Directory, p.marker(), o.Force); err != nil {
+	if p.old, err = p.checkDirectories(); err != nil {
 		return err
 	}
-	if err := checkTablespaces(p.Directory, p.Tablespaces, p.Resume); err != nil {
-		return err
-	}
+	p.Resume = p.old.resume
 	if p.Owner, err = resolveOwner(o.Owner, p.Directory); err != nil {
 		return err
 	}
 	if modesFor(fs.FileMode(p.Mode)).dir != fs.FileMode(p.Mode) {
 		p.Warnings = append(p.Warnings, fmt.Sprintf("the data directory had mode %04o; it gets %04o, as PostgreSQL wants it", uint32(p.Mode), uint32(modesFor(fs.FileMode(p.Mode)).dir)))
 	}
-	if p.Resume {
-		return nil // what is there already is part of what is needed
-	}
-	needs := []need{{p.Directory, p.Bytes}}
-	for _, t := range p.Tablespaces {
-		if !t.InPlace {
-			needs[0].bytes -= t.Bytes
-			needs = append(needs, need{t.Location, t.Bytes})
+	needs := p.needs()
+	switch {
+	case p.Delta != nil && !p.old.empty:
+		if err := p.checkOld(ctx, repo, o, needs); err != nil {
+			return err
 		}
+	case p.Resume:
+		return nil // what is there already is part of what is needed
 	}
 	var full *SpaceError
 	if err := checkSpace(needs); errors.As(err, &full) && o.Force {
@@ -266,4 +305,56 @@ func (p *Planned) checkPlace(o Options) error {
 		return err
 	}
 	return nil
+}
+
+// checkDirectories decides whether the plan may be carried out in its directories, as they are now.
+func (p *Planned) checkDirectories() (old oldDirectory, err error) {
+	if p.Delta != nil {
+		old, err = checkOld(p.Directory, p.marker(), p.Force)
+	} else {
+		old.resume, err = checkDirectory(p.Directory, p.marker(), p.Force)
+	}
+	if err != nil {
+		return old, err
+	}
+	return old, checkTablespaces(p.Directory, p.Tablespaces, func(t PlannedTablespace) bool { return old.resume || p.mayBeOld[t.OID] })
+}
+
+// needs is the space that a restore into an empty directory takes, in the order of areas.
+func (p *Planned) needs() []need {
+	needs := []need{{p.Directory, p.Bytes}}
+	for _, t := range p.Tablespaces {
+		if !t.InPlace {
+			needs[0].bytes -= t.Bytes
+			needs = append(needs, need{t.Location, t.Bytes})
+		}
+	}
+	for _, d := range p.LeftOut {
+		// Wherever it lies: the data directory has most of it, or is asked for less than it will take, which is harmless.
+		needs[0].bytes = max(0, needs[0].bytes-d.Bytes)
+	}
+	return needs
+}
+
+// checkOld looks at the WAL, the files and the size of an older copy.
+func (p *Planned) checkOld(ctx context.Context, repo *catalog.Repository, o Options, needs []need) error {
+	m, err := repo.ReadManifest(ctx, p.Ref(), p.Backup)
+	if err != nil {
+		return err
+	}
+	c, err := load(ctx, m, *p)
+	if err != nil {
+		return err
+	}
+	s, err := p.surveyOld(ctx, c)
+	if err != nil {
+		return err
+	}
+	for i, there := range s.allocated {
+		needs[i].bytes = max(0, needs[i].bytes-there)
+	}
+	if p.old.marked && !p.old.startable || o.DiscardWAL {
+		return nil // what an interrupted restore has left is the backup's own
+	}
+	return checkOldWAL(ctx, repo, p.Directory, p.Ref())
 }

@@ -37,6 +37,7 @@ type Planned struct {
 	Directory   string              `json:"directory"`
 	Mode        catalog.FileMode    `json:"mode"` // of the data directory
 	Owner       Owner               `json:"owner"`
+	Delta       *PlannedDelta       `json:"delta,omitempty"`  // what --delta finds there
 	Resume      bool                `json:"resume,omitempty"` // an interrupted restore of this plan goes on
 	Tablespaces []PlannedTablespace `json:"tablespaces"`
 	WithConfig  bool                `json:"with_config,omitempty"`
@@ -49,6 +50,9 @@ type Planned struct {
 	PrimaryConnInfo string `json:"-"` // may hold a password
 	PrimarySlotName string `json:"primary_slot_name,omitempty"`
 
+	OnlyDatabases []PlannedDatabase `json:"only_databases,omitempty"` // those that are restored, if not all are
+	LeftOut       []PlannedDatabase `json:"left_out,omitempty"`       // the others
+
 	Files      int64    `json:"files"`
 	Bytes      int64    `json:"bytes"`      // of all files, holes included
 	Objects    int      `json:"objects"`    // packs
@@ -57,7 +61,10 @@ type Planned struct {
 	Candidates int      `json:"candidates"` // backups that were looked at
 	Warnings   []string `json:"warnings"`   // what the operator should know
 
-	target catalog.Target
+	target     catalog.Target
+	versionDir string          // name of the folder in tablespaces
+	mayBeOld   map[uint32]bool // OIDs of tablespaces whose place may hold an older copy
+	old        oldDirectory    // what --delta found
 }
 
 // PlannedTablespace is one tablespace and where it goes.
@@ -94,7 +101,10 @@ func (p Planned) Ref() catalog.ClusterRef {
 func (p Planned) marker() Marker {
 	m := Marker{
 		Format: 1, Repository: p.Repository, Cluster: p.Cluster, SystemID: p.SystemID, Backup: p.Backup,
-		Target: p.Target.Kind, Timeline: uint32(p.Timeline), Standby: p.Standby,
+		Target: p.Target.Kind, Timeline: uint32(p.Timeline), Standby: p.Standby, Delta: p.Delta != nil,
+	}
+	for _, d := range p.LeftOut {
+		m.LeftOut = append(m.LeftOut, d.OID)
 	}
 	if p.Target.Value != "" {
 		m.Target += " " + p.Target.Value
@@ -116,6 +126,7 @@ func (p Planned) recovery() recovery {
 	return recovery{
 		target: p.target, action: p.Action, timeline: p.Timeline, command: p.RestoreCommand, standby: p.Standby,
 		connInfo: p.PrimaryConnInfo, slot: p.PrimarySlotName, archiveOff: !p.TakeOver && !p.Standby,
+		hollow:  len(p.LeftOut) > 0,
 		inPlace: slices.ContainsFunc(p.Tablespaces, func(t PlannedTablespace) bool { return t.InPlace }),
 	}
 }

@@ -38,6 +38,8 @@ type Result struct {
 	BytesWritten int64         `json:"bytes_written"` // without holes and what was already there
 	BytesRead    int64         `json:"bytes_read"`    // received from the store
 	BytesKept    int64         `json:"bytes_kept"`    // already right
+	FilesRemoved int64         `json:"files_removed"` // by a delta restore: what did not belong
+	BytesRemoved int64         `json:"bytes_removed"` // of these
 	Duration     time.Duration `json:"duration"`      // nanoseconds
 	Warnings     []string      `json:"warnings"`
 }
@@ -79,7 +81,8 @@ type runner struct {
 	content *content
 	sync    *syncer
 	result  Result
-	resume  bool
+	resume  bool              // the marker of this very plan is there
+	compare bool              // the directory may hold some of it already
 	edited  map[fileID][]byte // files that were changed after they were restored
 }
 
@@ -150,17 +153,13 @@ func (r *runner) steps(ctx context.Context) error {
 
 // check looks at the directories again: time has passed since Plan.
 func (r *runner) check() error {
-	p := r.plan
-	resume, err := checkDirectory(p.Directory, p.marker(), p.Force)
-	if err != nil {
-		return err
-	}
-	r.resume = resume
-	return checkTablespaces(p.Directory, p.Tablespaces, resume)
+	old, err := r.plan.checkDirectories()
+	r.resume, r.compare = old.resume, old.resume || r.plan.Delta != nil && !old.empty
+	return err
 }
 
 // prepare makes the directory, its marker, and all folders.
-func (r *runner) prepare(context.Context) error {
+func (r *runner) prepare(ctx context.Context) error {
 	p := r.plan
 	if err := r.w.makeDir(p.Directory); err != nil {
 		return err
@@ -175,6 +174,11 @@ func (r *runner) prepare(context.Context) error {
 			return err
 		}
 		if err := r.w.writeFile(MarkerName, append(marker, '\n'), r.w.modes.file); err != nil {
+			return err
+		}
+	}
+	if r.plan.Delta != nil && r.compare {
+		if err := r.clear(ctx); err != nil {
 			return err
 		}
 	}
@@ -194,7 +198,7 @@ func (r *runner) prepare(context.Context) error {
 	if r.sync, err = newSyncer(roots); err != nil {
 		return err
 	}
-	for _, dir := range r.directories() {
+	for _, dir := range r.content.directories(p) {
 		if err := r.w.makeDir(r.w.place(dir)); err != nil {
 			return fmt.Errorf("restore %s: %w", dir, err)
 		}
@@ -245,16 +249,16 @@ var standardDirs = []string{
 }
 
 // directories lists all folders, parents first.
-func (r *runner) directories() []string {
+func (c *content) directories(p Planned) []string {
 	dirs := slices.Clone(standardDirs)
-	if r.plan.Major >= 17 {
+	if p.Major >= 17 {
 		dirs = append(dirs, "pg_wal/summaries")
 	}
-	dirs = append(dirs, r.content.dirs...)
+	dirs = append(dirs, c.dirs...)
 	// A manifest lists folders; should one be missing, its files say that it was there.
 	last := ""
-	for i := range r.content.table.len() {
-		dir := filepath.Dir(r.content.table.path(fileID(i)))
+	for i := range c.table.len() {
+		dir := filepath.Dir(c.table.path(fileID(i)))
 		if dir != last && dir != "." {
 			dirs = append(dirs, dir)
 			last = dir
@@ -267,33 +271,38 @@ func (r *runner) directories() []string {
 	}
 	slices.Sort(dirs) // "a" < "a/b": parents first
 	return slices.DeleteFunc(slices.Compact(dirs), func(dir string) bool {
-		return slices.ContainsFunc(r.plan.Tablespaces, func(t PlannedTablespace) bool { return !t.InPlace && t.Path == dir })
+		return slices.ContainsFunc(p.Tablespaces, func(t PlannedTablespace) bool { return !t.InPlace && t.Path == dir })
 	})
 }
 
 // data writes all files but pg_control.
 func (r *runner) data(ctx context.Context) error {
 	r.phase(PhaseData)
-	e := &engine{
-		content: r.content, w: r.w, pageSize: int(r.content.header.BlockSize), resume: r.resume,
-		workers: r.options.Workers, memory: r.options.Memory, pieces: r.options.Pieces, emit: r.emit,
-	}
-	e.reader = func() *packReader { return r.packReader(&e.received) }
-	if e.pageSize <= 0 {
-		return fmt.Errorf("manifest of backup %s: block size %d", r.plan.Backup, e.pageSize)
-	}
-	err := e.run(ctx)
-	r.result.Files, r.result.BytesWritten, r.result.BytesRead, r.result.BytesKept = r.content.table.len(), e.written.Load(), e.received.Load(), e.kept
+	e, err := r.engine()
 	if err != nil {
 		return err
 	}
-	if r.resume {
-		r.emit(ResumeEvent{KeptBytes: e.kept})
+	err = e.run(ctx)
+	r.result.Files, r.result.BytesWritten, r.result.BytesRead, r.result.BytesKept = r.content.table.len(), e.written.Load(), e.received.Load(), e.kept
+	if err != nil {
+		return err
 	}
 	for i := range r.content.table.len() {
 		r.result.Bytes += r.content.table.state(fileID(i)).size
 	}
 	return r.links()
+}
+
+func (r *runner) engine() (*engine, error) {
+	e := &engine{
+		content: r.content, w: r.w, pageSize: int(r.content.header.BlockSize), compare: r.compare,
+		workers: r.options.Workers, memory: r.options.Memory, pieces: r.options.Pieces, emit: r.emit,
+	}
+	e.reader = func() *packReader { return r.packReader(&e.received) }
+	if e.pageSize <= 0 {
+		return nil, fmt.Errorf("manifest of backup %s: block size %d", r.plan.Backup, e.pageSize)
+	}
+	return e, nil
 }
 
 func (r *runner) packReader(received *atomic.Int64) *packReader {

@@ -39,6 +39,7 @@ type recovery struct {
 	slot       string // primary_slot_name, of a standby
 	archiveOff bool
 	inPlace    bool // there are tablespaces in place
+	hollow     bool // databases are left out
 }
 
 const (
@@ -50,6 +51,10 @@ const (
 // inPlaceSetting must be on when recovery reaches consistency, or it takes tablespaces in place for leftovers and panics
 // (CheckTablespaceDirectory in backend/access/transam/xlogrecovery.c).
 const inPlaceSetting = "allow_in_place_tablespaces"
+
+// invalidPagesSetting lets recovery go on where WAL changes a page that is empty or missing (XLogCheckInvalidPages in
+// backend/access/transam/xlogutils.c).
+const invalidPagesSetting = "ignore_invalid_pages"
 
 // targetNames are the settings of which at most one may be set. Even resetting one raises an error in the server while
 // another is set (guc assign_recovery_target_*), so the order of lines matters.
@@ -124,6 +129,12 @@ func (r recovery) lines(others []pgconf.Found, complete bool) []setting {
 	}
 	out = append(out, setting{"recovery_target_timeline", timeline})
 	given := map[string]string{"restore_command": r.command}
+	if r.hollow {
+		// WAL of databases that are left out meets empty pages. Nothing else may meet one unnoticed, so the line goes when
+		// recovery ends: the server runs the command in the data directory.
+		given["recovery_end_command"] = "sed -i -e /^" + invalidPagesSetting + "/d " + autoConf
+		out = append(out, setting{invalidPagesSetting, "on"})
+	}
 	if r.standby {
 		given["primary_conninfo"], given["primary_slot_name"] = r.connInfo, r.slot
 	}

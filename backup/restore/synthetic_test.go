@@ -124,6 +124,7 @@ type place struct {
 func (s *synthetic) build(relations, blobs int) {
 	s.t.Helper()
 	control := s.noise(pageSize)
+	binary.LittleEndian.PutUint64(control, s.ref.SystemID)
 	clear(control[288:])
 	binary.LittleEndian.PutUint32(control[288:], crc32.Checksum(control[:288], crc32.MakeTable(crc32.Castagnoli)))
 	s.want["global/pg_control"] = control

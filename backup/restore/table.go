@@ -20,6 +20,7 @@ type fileState struct {
 	modified int64              // seconds since 1970
 	pending  atomic.Int64       // bytes not yet written
 	created  atomic.Bool        // exists with its full length, mode and owner
+	hollow   bool               // made as a hole: it is not restored
 	sum      backupmanifest.Sum // of what was written
 }
 

@@ -75,8 +75,9 @@ func resolveTablespaces(list []PlannedTablespace) error {
 }
 
 // checkTablespaces refuses locations that are in use (RULES-physical A10): each must be empty or absent, apart from the
-// data directory and from the others. When an interrupted restore goes on, its own files may be there.
-func checkTablespaces(dir string, list []PlannedTablespace, resume bool) error {
+// data directory and from the others. mayBeOld says of one that its own files may be there: of an interrupted restore that
+// goes on, or of an older copy.
+func checkTablespaces(dir string, list []PlannedTablespace, mayBeOld func(PlannedTablespace) bool) error {
 	for i, t := range list {
 		if t.InPlace {
 			continue
@@ -89,14 +90,14 @@ func checkTablespaces(dir string, list []PlannedTablespace, resume bool) error {
 				return refuse(t.Location, "map each tablespace to a place of its own with --tablespace", "tablespaces %d and %d lie in each other", other.OID, t.OID)
 			}
 		}
-		if err := checkTablespace(t, resume); err != nil {
+		if err := checkTablespace(t, mayBeOld(t)); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func checkTablespace(t PlannedTablespace, resume bool) error {
+func checkTablespace(t PlannedTablespace, mayBeOld bool) error {
 	info, err := os.Stat(t.Location)
 	if errors.Is(err, fs.ErrNotExist) {
 		return checkParent(t.Location)
@@ -108,7 +109,7 @@ func checkTablespace(t PlannedTablespace, resume bool) error {
 		return refuse(t.Location, "", "it is not a directory")
 	}
 	names, err := readNames(t.Location)
-	if err != nil || len(names) == 0 || resume {
+	if err != nil || len(names) == 0 || mayBeOld {
 		return err
 	}
 	advice := fmt.Sprintf("map it elsewhere: --tablespace %d=DIRECTORY", t.OID)

@@ -46,6 +46,11 @@ func (w *writer) open(id fileID) (*os.File, error) {
 	if err != nil || state.created.Load() {
 		return f, err
 	}
+	if state.hollow { // nothing of what was there stays
+		if err := f.Truncate(0); err != nil {
+			return nil, errors.Join(err, f.Close())
+		}
+	}
 	if err := w.dress(f, fs.FileMode(state.mode), state.size); err != nil {
 		return nil, errors.Join(err, f.Close())
 	}

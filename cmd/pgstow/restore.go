@@ -22,13 +22,20 @@ func restoreCommand(e *environment) *cli.Command {
 		Usage: "bring a cluster back, to now or to a point in time",
 		Description: `Picks the newest backup that reaches the target, proves before any download that the archive leads there without a hole, prints the plan
 and writes the data directory, global/pg_control last of all. Start the server afterwards: it fetches its WAL by restore_command and
-recovers to the target. The directory must be empty or absent; an interrupted restore is run again by the same command. Archiving is
-switched off in the restored cluster, so that a drill cannot write into production's archive, unless --take-over is given.`,
+recovers to the target. The directory must be empty or absent, or with --delta hold an older or damaged copy of the cluster, of which
+what is right stays; an interrupted restore is run again by the same command. Archiving is switched off in the restored cluster, so that
+a drill cannot write into production's archive, unless --take-over or --standby is given.`,
 		ArgsUsage: "DIR",
 		Flags: append(targetFlags(),
 			&cli.StringFlag{Name: "backup", Usage: "begin with this backup (`ID` or latest), instead of the newest that reaches the target"},
 			&cli.StringFlag{Name: "action", Usage: "at the target: pause, promote or shutdown (`WHAT`)", Value: "pause"},
 			&cli.StringSliceFlag{Name: "tablespace", Usage: "restore the tablespace at OLD, or with that OID, to NEW (`OLD=NEW`); may be repeated"},
+			&cli.BoolFlag{Name: "delta", Usage: "DIR holds an older or damaged copy of this cluster: fetch what differs, remove what does not belong"},
+			&cli.BoolFlag{Name: "discard-wal", Usage: "with --delta: give up WAL in DIR that the archive lacks"},
+			&cli.StringSliceFlag{Name: "only-databases", Usage: "restore these databases only (`NAMES` or OIDs, with commas in between), beside postgres and the templates"},
+			&cli.BoolFlag{Name: "standby", Usage: "make a standby: it follows its primary and the archive"},
+			&cli.StringFlag{Name: "primary-conninfo", Usage: "with --standby: how it connects to the primary (`STRING`)"},
+			&cli.StringFlag{Name: "primary-slot-name", Usage: "with --standby: the replication slot it uses on the primary (`NAME`)"},
 			&cli.BoolFlag{Name: "take-over", Usage: "replace the original: go on archiving in its place"},
 			&cli.BoolFlag{Name: "with-config", Usage: "bring configuration files that lay outside of the data directory into it"},
 			&cli.StringFlag{Name: "owner", Usage: "the files belong to `USER[:GROUP]`, default the owner of the folder above DIR; as root only"},
@@ -56,12 +63,16 @@ switched off in the restored cluster, so that a drill cannot write into producti
 	}, `pgstow restore /var/lib/postgresql/15/main --take-over                   # after a disaster: everything the archive has
 pgstow restore /tmp/yesterday --to-time '2026-11-23 18:00:00+01' --action promote
 pgstow restore /srv/copy --tablespace /mnt/fast=/srv/copy-fast --dry-run
+pgstow restore /var/lib/postgresql/15/main --delta --standby --primary-conninfo 'host=db1 user=replicator'
+pgstow restore /srv/part --only-databases shop,billing --action promote
 `)
 }
 
 func restoreOptions(c *cli.Context, conf *config.Config, dir string) (o restore.Options, err error) {
 	o = restore.Options{
 		Cluster: conf.Cluster, Backup: c.String("backup"), Directory: dir, Owner: c.String("owner"), WithConfig: c.Bool("with-config"),
+		Delta: c.Bool("delta"), DiscardWAL: c.Bool("discard-wal"), OnlyDatabases: c.StringSlice("only-databases"),
+		Standby: c.Bool("standby"), PrimaryConnInfo: c.String("primary-conninfo"), PrimarySlotName: c.String("primary-slot-name"),
 		Force: c.Bool("force"), TakeOver: c.Bool("take-over"), Action: restore.Action(c.String("action")), Tablespaces: map[string]string{},
 	}
 	if text := c.String("system-id"); text != "" {
@@ -71,6 +82,9 @@ func restoreOptions(c *cli.Context, conf *config.Config, dir string) (o restore.
 	}
 	if o.Target, err = targetOf(c); err != nil {
 		return o, err
+	}
+	if o.Standby && c.IsSet("action") {
+		return o, usage("--action says what happens at a target, and a standby has none")
 	}
 	for _, mapping := range c.StringSlice("tablespace") {
 		from, to, ok := strings.Cut(mapping, "=")
@@ -106,6 +120,11 @@ func runRestore(ctx context.Context, e *environment, conf *config.Config, o rest
 	if err != nil {
 		return err
 	}
+	if dryRun {
+		if err := restore.Compare(ctx, repo, &plan, restore.RunOptions{Workers: conf.Workers}); err != nil {
+			return err
+		}
+	}
 	if dryRun && asJSON {
 		return e.printJSON(plan)
 	}
@@ -127,7 +146,13 @@ func runRestore(ctx context.Context, e *environment, conf *config.Config, o rest
 		case restore.ProgressEvent:
 			bar.update(v.BytesWritten, total)
 		case restore.ResumeEvent:
-			bar.note("an interrupted restore goes on: %s are already right", bytesText(v.KeptBytes))
+			if plan.Resume {
+				bar.note("an interrupted restore goes on: %s are already right", bytesText(v.KeptBytes))
+			} else {
+				bar.note("%s are already right, %s are to be fetched", bytesText(v.KeptBytes), bytesText(v.FetchBytes))
+			}
+		case restore.RemoveEvent:
+			bar.note("%d files that do not belong, %s, are removed", v.Files, bytesText(v.Bytes))
 		case restore.WarningEvent:
 			bar.note("warning: %s", v.Text)
 		case restore.PhaseEvent:
@@ -145,8 +170,25 @@ func runRestore(ctx context.Context, e *environment, conf *config.Config, o rest
 	}
 	e.printf("restored %s in %d files in %s, %s read from the repository\n", bytesText(result.Bytes), result.Files,
 		result.Duration.Round(100*time.Millisecond), bytesText(result.BytesRead))
+	if result.BytesKept > 0 || result.FilesRemoved > 0 {
+		e.printf("kept %s that were there, wrote %s, removed %d files\n", bytesText(result.BytesKept), bytesText(result.BytesWritten), result.FilesRemoved)
+	}
 	e.printf("start the server to recover: pg_ctl -D %s start\n", pgconf.ShellQuote(plan.Directory))
+	if len(plan.LeftOut) > 0 {
+		e.printf("when recovery is over drop the databases that were left out, and restart the server:\n")
+		for _, d := range plan.LeftOut {
+			e.printf("  %s\n", dropText(d))
+		}
+	}
 	return nil
+}
+
+// dropText is the SQL that removes a database that was left out, or how to find its name.
+func dropText(d restore.PlannedDatabase) string {
+	if d.Drop != "" {
+		return d.Drop
+	}
+	return fmt.Sprintf("-- %d: its name is SELECT datname FROM pg_database WHERE oid = %d, if it is there at all", d.OID, d.OID)
 }
 
 // unfinished says what may be done with a directory that a restore has left before its end; "" if it cannot be told.
@@ -183,6 +225,10 @@ func printPlan(e *environment, p restore.Planned) {
 			line("tablespace", "%d: %s -> %s, %s", t.OID, t.Original, t.Location, bytesText(t.Bytes))
 		}
 	}
+	for _, d := range p.LeftOut {
+		line("left out", "database %s (%d), %s", d.Name, d.OID, bytesText(d.Bytes))
+	}
+	printDelta(line, p.Delta)
 	line("writes", "%s in %d files", bytesText(p.Bytes), p.Files)
 	line("reads", "%s in %d objects", bytesText(p.BytesRead), p.Objects)
 	for _, w := range p.WAL {
@@ -194,10 +240,33 @@ func printPlan(e *environment, p restore.Planned) {
 	}
 	switch {
 	case p.Standby:
+		from := "the archive alone"
+		if p.PrimaryConnInfo != "" {
+			from = "its primary and the archive"
+		}
+		line("standby", "of %s", from)
 		line("archiving", "as the original's settings say")
 	case p.TakeOver:
 		line("archiving", "goes on in the original's place")
 	default:
 		line("archiving", "off in the restored cluster (--take-over leaves it on)")
+	}
+}
+
+// printDelta says what a delta restore finds in its directory and what becomes of it.
+func printDelta(line func(name, format string, args ...any), d *restore.PlannedDelta) {
+	if d == nil {
+		return
+	}
+	line("delta", "%s in %d files are there and compared", bytesText(d.Bytes), d.Files)
+	if d.Compared {
+		line("", "%s are right and stay, %s are fetched, from %d objects", bytesText(d.BytesKept), bytesText(d.BytesFetch), d.Packs)
+	}
+	line("removes", "%d files, %s", d.RemoveFiles, bytesText(d.RemoveBytes))
+	for _, name := range d.Removes {
+		line("", "%s", name)
+	}
+	if n := len(d.Removes); n > 0 && int64(n) < d.RemoveFiles {
+		line("", "…")
 	}
 }

@@ -150,7 +150,7 @@ func collect(value any, names map[string]bool) {
 // structFields adds the names of all fields that a type may print, also of those that are left out when they are empty.
 func structFields(t reflect.Type, names map[string]bool) {
 	switch t.Kind() {
-	case reflect.Slice:
+	case reflect.Slice, reflect.Pointer:
 		structFields(t.Elem(), names)
 	case reflect.Struct:
 		if t.Implements(reflect.TypeFor[json.Marshaler]()) {
