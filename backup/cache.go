@@ -23,7 +23,8 @@ type refCache struct {
 	dir string
 	id  string // of the backup that is being made
 
-	w *object.Writer // of the map pack that is being filled
+	w    *object.Writer // of the map pack that is being filled
+	lost error          // why the backup that is being made cannot be remembered; it is made all the same
 }
 
 const (
@@ -54,7 +55,7 @@ func (c *refCache) name(backup string, n int) string {
 
 // frame adds a frame to the pack of maps that is being filled.
 func (c *refCache) frame(plain []byte) (err error) {
-	if c == nil {
+	if c == nil || c.lost != nil {
 		return nil
 	}
 	if c.w == nil {
@@ -66,19 +67,19 @@ func (c *refCache) frame(plain []byte) (err error) {
 	return err
 }
 
-// end completes the pack of maps of that number.
+// end completes the pack of maps of that number. That it cannot be written is no error of the backup's: see keep.
 func (c *refCache) end(n uint32, systemID uint64) error {
-	if c == nil || c.w == nil {
+	if c == nil || c.w == nil || c.lost != nil {
 		return nil
 	}
 	b, err := c.w.Finish(object.Header{Kind: object.KindPack, Name: fmt.Sprintf("%s/%d", c.id, n), SystemID: systemID})
-	if err == nil {
-		err = writeFile(c.name(c.id, int(n)), b)
-	}
-	c.w.Reset()
 	if err != nil {
 		return fmt.Errorf("remember the page maps: %w", err)
 	}
+	if err := writeFile(c.name(c.id, int(n)), b); err != nil {
+		c.lost = fmt.Errorf("remember the page maps: %w", err)
+	}
+	c.w.Reset()
 	return nil
 }
 
@@ -102,8 +103,11 @@ func writeFile(path string, b []byte) error {
 }
 
 // keep remembers the manifest of a backup that exists now, and forgets all maps that
-// it does not name.
+// it does not name. One of which a map could not be written is not remembered.
 func (c *refCache) keep(manifest []byte, packs []catalog.PackEntry) error {
+	if c.lost != nil {
+		return c.lost
+	}
 	if err := writeFile(filepath.Join(c.dir, cachedManifest), manifest); err != nil {
 		return err
 	}

@@ -74,3 +74,34 @@ func TestHostThatCannotRead(t *testing.T) {
 		}
 	}
 }
+
+// TestBackupThatCannotBeRemembered: the cache is a cache. A backup that cannot write there is made, says so, and only the next one is dearer.
+func TestBackupThatCannotBeRemembered(t *testing.T) {
+	writer, reader, _ := encryptedRepo(t)
+	f := &field{t: t, rng: rand.New(rand.NewPCG(6, 7)), dir: bareCluster(t), since: map[string]*changes.Set{}}
+	for node := range 3 {
+		f.create(16384 + node)
+	}
+	cache := t.TempDir()
+	for range 2 {
+		var notes []string
+		h, err := backup.Create(t.Context(), writer, backup.CreateOptions{
+			Cluster: "main", PGData: f.dir, Offline: true, CacheDir: cache,
+			Events: func(event backup.Event) {
+				switch event := event.(type) {
+				case backup.NoteEvent:
+					notes = append(notes, event.Text)
+				case backup.PhaseEvent:
+					f.must(os.RemoveAll(cache))
+				}
+			},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if all := strings.Join(notes, "\n"); h.Method != catalog.MethodFull || !strings.Contains(all, "cannot be remembered") || !strings.Contains(all, "no such file") {
+			t.Errorf("%s: %s", h.Method, all)
+		}
+		modelled{h, f.state()}.check(t, reader)
+	}
+}
