@@ -30,7 +30,7 @@ type collector struct {
 	hold bool
 	ref  *reference // nil: a full backup
 	// pending takes the lines of the first pass; nil in the last one.
-	pending *pending
+	pending interface{ add(r record) error }
 
 	maps   mapWriter
 	cache  *refCache // also takes the maps; may be nil
@@ -219,7 +219,8 @@ func (c *collector) takeRuns(j *job, p *part) {
 	if p.do == doRefresh {
 		c.totals.refreshed += int64(len(hashes))
 	} else {
-		c.totals.pages += int64(len(hashes))
+		c.totals.pages += int64(len(hashes)) - p.again
+		c.totals.refreshed += p.again
 	}
 	for _, r := range j.runs[p.runs.from:p.runs.to] {
 		n := int(r.pages)

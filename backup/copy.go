@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"iter"
 	"path/filepath"
+	"sync"
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/time/rate"
@@ -33,6 +34,8 @@ type copier struct {
 	// cache remembers the maps for the next backup; nil: they can be read from the
 	// repository.
 	cache *refCache
+	// streamed: files come from the server, once.
+	streamed bool
 
 	packs    *packStore
 	collect  *collector
@@ -112,7 +115,7 @@ func (c *copier) incremental(ctx context.Context) (err error) {
 		return err
 	}
 	c.collect.pending = nil
-	if err := c.pass(ctx, c.ref.again(ctx, p, c.collect.notWorth()), false); err != nil {
+	if err := c.pass(ctx, c.ref.again(ctx, p.each, c.collect.notWorth()), false); err != nil {
 		return err
 	}
 	return c.collect.maps.close(c.collect)
@@ -120,21 +123,31 @@ func (c *copier) incremental(ctx context.Context) (err error) {
 
 // pass does what the items say, with all workers, and collects it in their order.
 func (c *copier) pass(ctx context.Context, items iter.Seq2[item, error], measure bool) error {
-	group, ctx := errgroup.WithContext(ctx)
+	ctx, cancel := context.WithCancel(ctx)
+	var measured sync.WaitGroup
+	defer measured.Wait()
+	defer cancel()
 	if measure {
-		measured := c.source
-		group.Go(func() error {
-			c.report.measure(ctx, measured)
-			return nil
-		})
+		from := c.source
+		measured.Go(func() { c.report.measure(ctx, from) })
 	}
+	plan := func(ctx context.Context, jobs, order chan<- *job, idle <-chan *job) error {
+		return c.plan(ctx, items, jobs, order, idle)
+	}
+	return c.work(ctx, plan, func(*job) {})
+}
+
+// work does the jobs that plan hands out, with all workers, and collects them in the
+// order of order. A worker calls done when it has done one.
+func (c *copier) work(ctx context.Context, plan func(ctx context.Context, jobs, order chan<- *job, idle <-chan *job) error, done func(*job)) error {
+	group, ctx := errgroup.WithContext(ctx)
 	jobs := make(chan *job)
 	order := make(chan *job, 2*c.o.Workers) // bounds the results that wait
 	idle := make(chan *job, 4*c.o.Workers+2)
 	group.Go(func() error {
 		defer close(jobs)
 		defer close(order)
-		return c.plan(ctx, items, jobs, order, idle)
+		return plan(ctx, jobs, order, idle)
 	})
 	shared := c.reader()
 	for range c.o.Workers {
@@ -144,6 +157,7 @@ func (c *copier) pass(ctx context.Context, items iter.Seq2[item, error], measure
 				if err := w.run(ctx, j); err != nil {
 					return err
 				}
+				done(j)
 				j.done <- struct{}{}
 			}
 			if err := context.Cause(ctx); err != nil {
@@ -163,6 +177,7 @@ func (c *copier) reader() *reader {
 		pageSize: size, relSeg: c.control.RelSegSize, zeroHash: pagemap.Hash(make([]byte, size)),
 		check: &source.Checker{
 			PageSize: size, Checksums: c.control.DataChecksumVersion != 0, Start: c.start, Limit: c.limit,
+			Once: c.streamed,
 		},
 	}
 	if c.o.RateLimit > 0 {

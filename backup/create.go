@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
@@ -28,9 +29,12 @@ func Create(ctx context.Context, repo *catalog.Repository, o CreateOptions) (cat
 	}
 	c := &creation{repo: repo, o: o, report: newReporter(o.Events)}
 	var header catalog.BackupHeader
-	if o.Offline {
+	switch {
+	case o.Offline:
 		header, err = c.offline(ctx)
-	} else {
+	case o.Source == SourceStream:
+		header, err = c.streamed(ctx)
+	default:
 		header, err = c.online(ctx)
 	}
 	if err != nil {
@@ -49,6 +53,7 @@ type creation struct {
 	report *reporter
 
 	dir     string
+	mode    fs.FileMode // of dir; 0: not known yet
 	major   int
 	control pgcontrol.Control // at the beginning
 	ref     catalog.ClusterRef
@@ -113,9 +118,12 @@ func (c *creation) newSource(tablespaces []source.Tablespace) source.Options {
 
 // header is what all kinds of backup say alike. control is the stored pg_control.
 func (c *creation) header(k *copier, control pgcontrol.Control) (catalog.BackupHeader, error) {
-	info, err := os.Stat(c.dir)
-	if err != nil {
-		return catalog.BackupHeader{}, err
+	if c.mode == 0 {
+		info, err := os.Stat(c.dir)
+		if err != nil {
+			return catalog.BackupHeader{}, err
+		}
+		c.mode = info.Mode().Perm()
 	}
 	t := &k.collect.totals
 	h := catalog.BackupHeader{
@@ -127,7 +135,7 @@ func (c *creation) header(k *copier, control pgcontrol.Control) (catalog.BackupH
 		Tablespaces: tablespacesOf(k.source.Tablespaces),
 		Damaged:     t.damaged, DamagedPages: t.sample, PagesChanged: t.pages, PagesRefreshed: t.refreshed,
 		BytesRead: c.report.bytes.Load(), BytesStored: k.packs.stored.Load(),
-		Program: c.o.Program, Host: c.o.Host, DataDirectory: c.dir, DataDirectoryMode: catalog.FileMode(info.Mode().Perm()),
+		Program: c.o.Program, Host: c.o.Host, DataDirectory: c.dir, DataDirectoryMode: catalog.FileMode(c.mode),
 		Databases: c.databases,
 		Options: map[string]string{
 			"wal": c.o.WAL.String(), "level": c.o.Level.String(),

@@ -7,7 +7,7 @@ import (
 	"pgstow/wal"
 )
 
-// Event is one report of a running backup: a PhaseEvent, MethodEvent, ProgressEvent,
+// Event is one report of a running backup: a PhaseEvent, SourceEvent, MethodEvent, ProgressEvent,
 // SkippedEvent, DamageEvent, NoteEvent or WaitingEvent. Events are delivered one
 // at a time; the receiver must not block.
 type Event interface{ event() }
@@ -27,6 +27,9 @@ const (
 
 // PhaseEvent says that a phase begins.
 type PhaseEvent struct{ Phase Phase }
+
+// SourceEvent says that a backup streams though it was not asked to, and why.
+type SourceEvent struct{ Why string }
 
 // MethodEvent says how the backup finds what to store, before it reads files.
 type MethodEvent struct {
@@ -85,6 +88,7 @@ type WaitingEvent struct {
 }
 
 func (PhaseEvent) event()    {}
+func (SourceEvent) event()   {}
 func (MethodEvent) event()   {}
 func (ProgressEvent) event() {}
 func (SkippedEvent) event()  {}

@@ -38,6 +38,9 @@ type prior struct {
 	lent bool
 	// start is the start of the reference: a page with a later LSN has changed.
 	start wal.LSN
+	// again are pages that are stored again though they did not change, where the
+	// whole file is read; ascending.
+	again []changes.Run
 }
 
 // weight is what the map adds to the plan of a job, in bytes read: maps are held as
@@ -60,6 +63,7 @@ type job struct {
 	runs   []run      // of pages, in order
 	slices []slice    // of blobs, in order
 	frames []frameRef // where each frame of the job went, by the job's own number
+	buf    []byte     // what the parts that are held in memory lie in; nil: there are none
 	err    error
 	done   chan struct{}
 }
@@ -109,15 +113,18 @@ const (
 type part struct {
 	item
 	kind partKind
+	// held is the contents if they are in memory; nil: the file is opened.
+	held source.File
 	// first page and number of pages as planned; the last part reads on to the
 	// end of the file.
 	first, pages uint32
 	last         bool
 
 	// Results: the range of the job's slabs, for blobs size and digest.
-	vanished     bool // the file is gone
-	same         bool // a blob with the bytes that it had
-	short        bool // the file ends here, whatever later parts found
+	vanished     bool  // the file is gone
+	same         bool  // a blob with the bytes that it had
+	again        int64 // pages stored again, see prior
+	short        bool  // the file ends here, whatever later parts found
 	hashes, runs slab
 	slices       slab
 	size         int64

@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"pgstow/catalog"
 	"pgstow/wal"
@@ -17,9 +20,15 @@ func (c *creation) online(ctx context.Context) (h catalog.BackupHeader, err erro
 	c.phase(PhaseConnect)
 	s, err := connect(ctx, c.o.Conn)
 	if err != nil {
-		return h, err
+		if c.o.Source != SourceAuto || c.o.PGData != "" || !notAllowed(err) {
+			return h, err
+		}
+		return c.notLocal(ctx, err) // it may be a role for replication alone
 	}
 	defer s.close(context.WithoutCancel(ctx))
+	if err := c.here(s); err != nil {
+		return c.notLocal(ctx, err)
+	}
 	if err := c.meet(ctx, s); err != nil {
 		return h, err
 	}
@@ -31,6 +40,35 @@ func (c *creation) online(ctx context.Context) (h catalog.BackupHeader, err erro
 		return err
 	})
 	return h, err
+}
+
+// notAllowed says whether the server refused because of who asks.
+func notAllowed(err error) bool {
+	var pg *pgconn.PgError
+	return errors.As(err, &pg) && (strings.HasPrefix(pg.Code, "28") || pg.Code == "42501") // invalid authorization, insufficient privilege
+}
+
+// here says why the directory that the server names is not one that can be read here.
+func (c *creation) here(s *session) error {
+	if c.o.Source != SourceAuto || c.o.PGData != "" {
+		return nil // it must be: see meet
+	}
+	dir, err := realDirectory(s.dataDirectory)
+	if err == nil {
+		err = checkDirectory(dir, s.facts)
+	}
+	return err
+}
+
+// notLocal streams instead, since the directory cannot be read here.
+func (c *creation) notLocal(ctx context.Context, err error) (catalog.BackupHeader, error) {
+	c.report.emit(SourceEvent{Why: err.Error()})
+	h, serr := c.streamed(ctx)
+	var missed *notReachedError
+	if errors.As(serr, &missed) {
+		return h, errors.Join(err, serr)
+	}
+	return h, serr
 }
 
 // meet finds the server's data directory and makes sure that it is the server's.

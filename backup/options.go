@@ -49,6 +49,32 @@ func ParseWALMode(s string) (WALMode, error) {
 	return 0, fmt.Errorf("WAL mode %q: want archive or include", s)
 }
 
+// Source says how the server's files are read.
+type Source uint8
+
+// The sources.
+const (
+	// SourceAuto: the data directory where it is proven that it is here, else the
+	// replication protocol. A directory that is named must be the server's.
+	SourceAuto Source = iota
+	SourceLocal
+	// SourceStream: the replication protocol, and nothing of the server's files.
+	SourceStream
+)
+
+// ParseSource reads "auto", "local" or "stream".
+func ParseSource(s string) (Source, error) {
+	switch s {
+	case "", "auto":
+		return SourceAuto, nil
+	case "local":
+		return SourceLocal, nil
+	case "stream":
+		return SourceStream, nil
+	}
+	return 0, fmt.Errorf("source %q: want auto, local or stream", s)
+}
+
 // CreateOptions say what to back up and how.
 type CreateOptions struct {
 	// Cluster is the name in the repository.
@@ -57,7 +83,10 @@ type CreateOptions struct {
 	// libpq's environment and files. It must lead to the server itself, not to a
 	// pooler. Not used with Offline.
 	Conn string
-	// PGData is the data directory; "" asks the server. With Offline it is required.
+	// Source says how files are read; not used with Offline.
+	Source Source
+	// PGData is the data directory; "" asks the server. With Offline it is required,
+	// with SourceStream it is not used.
 	PGData string
 	// Offline backs up the directory of a server that was shut down cleanly.
 	Offline bool
@@ -87,6 +116,9 @@ type CreateOptions struct {
 	Workers int
 	// Level of compression.
 	Level object.Level
+	// StreamRate bounds what a server sends that streams, in bytes a second; 0: no
+	// limit. Servers take 32 KiB to 1 GiB.
+	StreamRate int64
 	// RateLimit bounds reading, in bytes a second; 0: no limit.
 	RateLimit int64
 	// ArchiveTimeout is how long the archive may make no progress at the end
@@ -143,8 +175,10 @@ func (o CreateOptions) withDefaults() (CreateOptions, error) {
 		o.WAL = WALInclude
 	}
 	switch {
-	case o.Workers < 0 || o.RateLimit < 0:
+	case o.Workers < 0 || o.RateLimit < 0 || o.StreamRate < 0:
 		return o, fmt.Errorf("backup: workers and rate limit cannot be negative")
+	case o.Offline && o.Source == SourceStream:
+		return o, fmt.Errorf("backup: a stopped server cannot stream")
 	case o.Offline && o.PGData == "":
 		return o, fmt.Errorf("backup: an offline backup needs the data directory")
 	}

@@ -35,8 +35,28 @@ type WALProof struct {
 	Received bool
 	// WALDir is the server's pg_wal.
 	WALDir string
+	// Server gives the files of the server's pg_wal where they cannot be read in
+	// WALDir; nil: they can.
+	Server ServerWAL
+	// Compare asks for equal bytes also where there is a .backup file: this host
+	// cannot read it.
+	Compare bool
 	// Host, DataDirectory and Program go into headers of what the proof stores.
 	Host, DataDirectory, Program string
+}
+
+// ServerWAL is a server's own WAL.
+type ServerWAL interface {
+	// Open opens a segment, as far as it is written, or a history file. What is not
+	// there is fs.ErrNotExist.
+	Open(ctx context.Context, name wal.FileName) (io.ReadCloser, error)
+}
+
+func (p WALProof) open(ctx context.Context, name wal.FileName) (io.ReadCloser, error) {
+	if p.Server != nil {
+		return p.Server.Open(ctx, name)
+	}
+	return os.Open(filepath.Join(p.WALDir, name.String()))
 }
 
 // Segments names the segments from start to stop, each by the newest timeline
@@ -50,7 +70,7 @@ func (p WALProof) Segments() []wal.FileName {
 }
 
 // compares says that the proof is equal bytes; otherwise it is the .backup file.
-func (p WALProof) compares() bool { return p.Standby || p.Received }
+func (p WALProof) compares() bool { return p.Standby || p.Received || p.Compare }
 
 // WALProver proves that WAL is in the archive.
 type WALProver interface {
@@ -166,6 +186,16 @@ func (a *archiveProver) backupFile(ctx context.Context, p WALProof, name wal.Fil
 	return true, nil
 }
 
+// read reads a small file of the server's pg_wal.
+func (p WALProof) read(ctx context.Context, name wal.FileName) (b []byte, err error) {
+	f, err := p.open(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	return io.ReadAll(io.LimitReader(f, maxWALObject))
+}
+
 func foreign(name wal.FileName, h object.Header, why string) error {
 	return &ForeignWALError{name.String(), fmt.Sprintf("%s; %s wrote it from %s", why, h.Host, h.DataDirectory)}
 }
@@ -174,7 +204,7 @@ func foreign(name wal.FileName, h object.Header, why string) error {
 // of a standby may not be whole yet: its bytes up to the stop count. Segments are
 // up to 1 GiB, so neither side is held in memory.
 func (a *archiveProver) sameAsLocal(ctx context.Context, p WALProof, name wal.FileName, key string, h object.Header) (same bool, err error) {
-	local, err := os.Open(filepath.Join(p.WALDir, name.String()))
+	local, err := p.open(ctx, name)
 	if errors.Is(err, fs.ErrNotExist) && name.Kind == wal.HistoryFile {
 		return true, nil // the server does without it: what it was started from is in the archive
 	}
@@ -194,7 +224,12 @@ func (a *archiveProver) sameAsLocal(ctx context.Context, p WALProof, name wal.Fi
 		return false, foreign(name, h, "it differs from the file in pg_wal")
 	}
 	n := int64(p.Stop - p.SegmentSize.Start(name.Number(p.SegmentSize)))
-	equal, err := a.samePrefix(ctx, key, h, io.NewSectionReader(local, 0, n), n)
+	again, err := p.open(ctx, name)
+	if err != nil {
+		return false, fmt.Errorf("compare with the server's own WAL: %w", err)
+	}
+	defer func() { err = errors.Join(err, again.Close()) }()
+	equal, err := a.samePrefix(ctx, key, h, again, n)
 	if errors.Is(err, object.ErrNoIdentity) || errors.Is(err, object.ErrWrongIdentity) {
 		return false, nil // until the local one is whole
 	}
@@ -266,7 +301,7 @@ func (a *archiveProver) plain(ctx context.Context, key string, h object.Header) 
 // pushHistory stores a history file that archive_command has not stored: without
 // it nobody finds the way to the backup's timeline.
 func (a *archiveProver) pushHistory(ctx context.Context, p WALProof, name wal.FileName, key string) error {
-	b, err := os.ReadFile(filepath.Join(p.WALDir, name.String()))
+	b, err := p.read(ctx, name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil // it stays missing
 	}

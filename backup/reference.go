@@ -152,6 +152,7 @@ func unlike(h catalog.BackupHeader, b beginning) string {
 		return differs("relation segment size", h.RelSegSize, k.RelSegSize)
 	case h.WALSegmentSize != k.WALSegmentSize:
 		return differs("WAL segment size", h.WALSegmentSize, k.WALSegmentSize)
+	case k.Version == 0: // pg_control was not seen yet
 	case h.CatalogVersion != k.CatalogVersion:
 		return differs("catalog version", h.CatalogVersion, k.CatalogVersion)
 	case h.ControlVersion != k.Version:
@@ -215,8 +216,12 @@ func (r *reference) load(ctx context.Context, line catalog.FileEntry) (*pagemap.
 		err = fmt.Errorf("%w: %d pages for %d bytes", pagemap.ErrCorrupt, m.Pages(), line.Size)
 	}
 	if err != nil {
-		return nil, hint(fmt.Errorf("page map of %s in backup %s: %w", line.Path, r.header.ID, err),
-			"a full backup does not need it: pgstow backup create --full")
+		return nil, mapError(line, r, err)
 	}
 	return m, nil
+}
+
+func mapError(line catalog.FileEntry, r *reference, err error) error {
+	return hint(fmt.Errorf("page map of %s in backup %s: %w", line.Path, r.header.ID, err),
+		"a full backup does not need it: pgstow backup create --full")
 }

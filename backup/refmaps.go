@@ -37,6 +37,20 @@ const mapMemory = 48 << 20
 
 // load reads a map. It is not for concurrent use.
 func (r *mapReader) load(ctx context.Context, at catalog.MapRef) (*pagemap.Map, error) {
+	b, err := r.encoded(ctx, at)
+	if err != nil {
+		return nil, err
+	}
+	m, err := pagemap.Decode(b)
+	if err != nil {
+		p := r.packs[at.Pack]
+		return nil, fmt.Errorf("pack %s/%d frame %d: %w", p.Backup, p.N, at.Frame, err)
+	}
+	return m, nil
+}
+
+// encoded reads a map as it is stored; it stays valid until the next call.
+func (r *mapReader) encoded(ctx context.Context, at catalog.MapRef) ([]byte, error) {
 	if at.Pack >= len(r.packs) {
 		return nil, fmt.Errorf("page map in pack %d of %d", at.Pack, len(r.packs))
 	}
@@ -48,11 +62,7 @@ func (r *mapReader) load(ctx context.Context, at catalog.MapRef) (*pagemap.Map, 
 	if at.Offset > len(plain) || at.Length > len(plain)-at.Offset {
 		return nil, fmt.Errorf("pack %s/%d frame %d: %w: a map lies beyond it", p.Backup, p.N, at.Frame, pagemap.ErrCorrupt)
 	}
-	m, err := pagemap.Decode(plain[at.Offset : at.Offset+at.Length])
-	if err != nil {
-		return nil, fmt.Errorf("pack %s/%d frame %d: %w", p.Backup, p.N, at.Frame, err)
-	}
-	return m, nil
+	return plain[at.Offset : at.Offset+at.Length], nil
 }
 
 func (r *mapReader) frame(ctx context.Context, index, frame int) ([]byte, error) {

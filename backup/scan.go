@@ -1,6 +1,7 @@
 package backup
 
 import (
+	"cmp"
 	"context"
 	"slices"
 
@@ -86,8 +87,11 @@ func (w *worker) comparePages(ctx context.Context, p *part, f source.File, buf [
 		number := first + uint32(i)
 		hash := pagemap.Hash(b)
 		if p.do == doCompare && p.old.same(b, hash, number, base+number) {
-			w.keep(p, number, 1)
-			continue
+			if !within(p.old.again, number) {
+				w.keep(p, number, 1)
+				continue
+			}
+			p.again++
 		}
 		gone, err := w.takePage(ctx, p, f, b, hash, number, base)
 		if err != nil || gone {
@@ -95,6 +99,12 @@ func (w *worker) comparePages(ctx context.Context, p *part, f source.File, buf [
 		}
 	}
 	return n, nil
+}
+
+// within says whether a page is in one of the runs, which ascend.
+func within(runs []changes.Run, page uint32) bool {
+	i, found := slices.BinarySearchFunc(runs, page, func(r changes.Run, page uint32) int { return cmp.Compare(r.First, page) })
+	return found || i > 0 && page-runs[i-1].First < runs[i-1].Pages
 }
 
 // same says whether the page is what the earlier backup has: equal content, and no

@@ -43,6 +43,23 @@ func (f facts) major() int { return f.version / 10000 }
 
 // connect opens the session. Nothing may end it but us: all timeouts are off.
 func connect(ctx context.Context, dsn string) (*session, error) {
+	s, err := dial(ctx, dsn)
+	if err != nil {
+		return nil, err
+	}
+	err = s.setUp(ctx)
+	if err == nil {
+		err = s.learn(ctx)
+	}
+	if err != nil {
+		s.close(context.WithoutCancel(ctx))
+		return nil, err
+	}
+	return s, nil
+}
+
+// dial opens a session of which nothing is known.
+func dial(ctx context.Context, dsn string) (*session, error) {
 	cfg, err := pgx.ParseConfig(dsn)
 	if err != nil {
 		return nil, fmt.Errorf("connection string: %w", err)
@@ -55,12 +72,7 @@ func connect(ctx context.Context, dsn string) (*session, error) {
 	if err != nil {
 		return nil, fmt.Errorf("connect to the server: %w", err)
 	}
-	s := &session{conn: conn}
-	if err := s.setUp(ctx); err != nil {
-		s.close(context.WithoutCancel(ctx))
-		return nil, err
-	}
-	return s, nil
+	return &session{conn: conn}, nil
 }
 
 // closeWithin bounds the goodbye to a server that does not answer.
@@ -103,7 +115,7 @@ func (s *session) setUp(ctx context.Context) error {
 		return hint(errors.New("the connection goes through a pooler: a backup needs a session of its own"),
 			"connect to the server's own port or socket")
 	}
-	return s.learn(ctx)
+	return nil
 }
 
 // learn asks what the server is and where it lies.
@@ -161,10 +173,15 @@ func (s *systemIDScanner) Scan(v any) error {
 	return nil
 }
 
+// slotName is that of a backup's temporary slot.
+func slotName(id string) string {
+	return "pgstow_" + strings.ToLower(strings.ReplaceAll(id, "-", "_"))
+}
+
 // reserveWAL makes a temporary replication slot, which holds the WAL from the
 // last checkpoint's redo point on as long as the session lives.
 func (s *session) reserveWAL(ctx context.Context, id string) error {
-	name := "pgstow_" + strings.ToLower(strings.ReplaceAll(id, "-", "_"))
+	name := slotName(id)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	_, err := s.conn.Exec(ctx, "SELECT pg_create_physical_replication_slot($1, true, true)", name)
@@ -226,21 +243,35 @@ func (s *session) stop(ctx context.Context) (stopped, error) {
 	if out.lsn, err = wal.ParseLSN(lsn); err != nil {
 		return out, err
 	}
-	var next string
-	var standby bool
-	err = s.conn.QueryRow(ctx, "SELECT clock_timestamp(), pg_snapshot_xmax(pg_current_snapshot())::text, pg_is_in_recovery()").
-		Scan(&out.time, &next, &standby)
-	if err != nil {
-		return out, fmt.Errorf("after the backup's stop: %w", err)
-	}
-	if standby != s.standby {
-		return out, errors.New("the server was promoted during the backup")
-	}
-	if _, err := fmt.Sscan(next, &out.nextXID); err != nil {
-		return out, fmt.Errorf("next transaction id %q: %w", next, err)
+	if err := s.momentLocked(ctx, &out); err != nil {
+		return out, err
 	}
 	out.timeline, err = s.timelineLocked(ctx)
 	return out, err
+}
+
+// moment asks for the server's clock and its next transaction.
+func (s *session) moment(ctx context.Context, to *stopped) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.momentLocked(ctx, to)
+}
+
+func (s *session) momentLocked(ctx context.Context, to *stopped) error {
+	var next string
+	var standby bool
+	err := s.conn.QueryRow(ctx, "SELECT clock_timestamp(), pg_snapshot_xmax(pg_current_snapshot())::text, pg_is_in_recovery()").
+		Scan(&to.time, &next, &standby)
+	if err != nil {
+		return fmt.Errorf("after the backup's stop: %w", err)
+	}
+	if standby != s.standby {
+		return errors.New("the server was promoted during the backup")
+	}
+	if _, err := fmt.Sscan(next, &to.nextXID); err != nil {
+		return fmt.Errorf("next transaction id %q: %w", next, err)
+	}
+	return nil
 }
 
 // same checks that the backend is still the one that the backup began with.

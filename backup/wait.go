@@ -90,6 +90,7 @@ func archiveTimeout(w WaitingEvent) error {
 // archivers asks what those who bring WAL into the archive are doing.
 func (s *session) archivers(ctx context.Context, w *WaitingEvent) error {
 	switch {
+	case s == nil: // they cannot be asked
 	case w.Received:
 		name, _, err := s.receiver(ctx)
 		if err != nil {

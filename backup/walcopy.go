@@ -31,6 +31,9 @@ type walCopier struct {
 	dir  string
 	size wal.SegmentSize
 	sys  uint64
+	// bring fetches a file into dir, from where it is removed when it has been copied;
+	// nil: dir is the server's pg_wal. What is not there is fs.ErrNotExist.
+	bring func(ctx context.Context, name wal.FileName, to string) error
 
 	pack  *pack
 	buf   []byte // of a segment
@@ -91,6 +94,12 @@ func (w *walCopier) holds(name wal.FileName) bool {
 // segment copies one segment and returns where the WAL in it ends.
 func (w *walCopier) segment(ctx context.Context, name wal.FileName, mayEnd bool) (end wal.LSN, err error) {
 	path := filepath.Join(w.dir, name.String())
+	if w.bring != nil {
+		if err := w.bring(ctx, name, path); err != nil {
+			return 0, fmt.Errorf("copy WAL: %w", err)
+		}
+		defer func() { err = errors.Join(err, os.Remove(path)) }()
+	}
 	data, info, release, err := w.load(path)
 	if err != nil {
 		return 0, fmt.Errorf("copy WAL: %w", err)
@@ -147,8 +156,7 @@ func (w *walCopier) histories(ctx context.Context, h wal.History) error {
 			continue
 		}
 		name := wal.HistoryName(e.Timeline)
-		path := filepath.Join(w.dir, name.String())
-		b, err := os.ReadFile(path)
+		b, err := w.history(ctx, name)
 		if errors.Is(err, fs.ErrNotExist) && e.Timeline != h.Timeline() {
 			continue // an ancestor's is not needed: the newest names all of them
 		}
@@ -164,6 +172,16 @@ func (w *walCopier) histories(ctx context.Context, h wal.History) error {
 		w.pack = nil
 	}
 	return nil
+}
+
+func (w *walCopier) history(ctx context.Context, name wal.FileName) ([]byte, error) {
+	path := filepath.Join(w.dir, name.String())
+	if w.bring != nil {
+		if err := w.bring(ctx, name, path); err != nil {
+			return nil, err
+		}
+	}
+	return os.ReadFile(path)
 }
 
 // store adds a file of size bytes that begins with data and goes on with zeros.

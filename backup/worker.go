@@ -107,7 +107,7 @@ func (w *worker) part(ctx context.Context, p *part) (err error) {
 	if p.kind == partBlob && path.Base(p.entry.Path) == "pg_filenode.map" {
 		return w.relMap(ctx, p)
 	}
-	f, err := w.fs.Open(p.entry.File)
+	f, err := w.open(p)
 	if errors.Is(err, fs.ErrNotExist) {
 		p.vanished, p.short = true, true
 		return nil
@@ -127,6 +127,13 @@ func (w *worker) part(ctx context.Context, p *part) (err error) {
 		return w.relation(ctx, p, f, info.Size())
 	}
 	return w.changed(ctx, p, f, info.Size())
+}
+
+func (w *worker) open(p *part) (source.File, error) {
+	if p.held != nil {
+		return p.held, nil
+	}
+	return w.fs.Open(p.entry.File)
 }
 
 // room is the free part of the chunk.
@@ -283,12 +290,7 @@ func (w *worker) endBlob(p *part) {
 
 // relMap reads a pg_filenode.map, which must be whole.
 func (w *worker) relMap(ctx context.Context, p *part) error {
-	b, err := source.ReadStable(ctx, w.fs, p.entry.File, func(b []byte) error {
-		if !source.RelMapValid(b) {
-			return errors.New("its checksum does not match")
-		}
-		return nil
-	})
+	b, err := w.relMapBytes(ctx, p)
 	if errors.Is(err, fs.ErrNotExist) {
 		p.vanished = true
 		return nil
@@ -307,6 +309,23 @@ func (w *worker) relMap(ctx context.Context, p *part) error {
 	}
 	w.endBlob(p)
 	return nil
+}
+
+func (w *worker) relMapBytes(ctx context.Context, p *part) ([]byte, error) {
+	check := func(b []byte) error {
+		if !source.RelMapValid(b) {
+			return errors.New("its checksum does not match")
+		}
+		return nil
+	}
+	if p.held == nil {
+		return source.ReadStable(ctx, w.fs, p.entry.File, check)
+	}
+	b := make([]byte, p.entry.Size)
+	if _, err := p.held.ReadAt(b, 0); err != nil {
+		return nil, err
+	}
+	return b, check(b)
 }
 
 // relation reads the part's pages; the last part reads to the end that the file

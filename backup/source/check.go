@@ -26,6 +26,8 @@ type Checker struct {
 	// Limit asks the server how far its WAL goes by now. It is called only for
 	// pages that fail. nil: no server runs, so nothing can be torn.
 	Limit func(ctx context.Context) (wal.LSN, error)
+	// Once: reading a page again gives the same bytes, as those that a server sent.
+	Once bool
 
 	mu      sync.Mutex
 	reached wal.LSN // the last answer of Limit
@@ -64,8 +66,11 @@ const (
 // the file. fault is what is still wrong with it.
 func (c *Checker) Recheck(ctx context.Context, f io.ReaderAt, at int64, b []byte, block uint32) (o Outcome, fault string, err error) {
 	var verdict page.Verdict
-	wait := c.Limit != nil && c.patient.Add(1) <= patientFor
-	for i := range rereads {
+	wait, times := c.Limit != nil && !c.Once && c.patient.Add(1) <= patientFor, rereads
+	if c.Once {
+		times = 1
+	}
+	for i := range times {
 		if i > 0 && wait {
 			if err := pause(ctx, rereadPause); err != nil {
 				return 0, "", err

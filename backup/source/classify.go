@@ -1,6 +1,7 @@
 package source
 
 import (
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -140,4 +141,30 @@ func linkForbidden(path string) bool {
 		return true
 	}
 	return path == "pg_tblspc"
+}
+
+// Sent classifies a file that a server sends in a base backup; left says that no
+// backup has it, whatever the server thinks. path is the one in the manifest, major
+// PostgreSQL's version.
+func Sent(path string, dir bool, major int) (class Class, rel RelationFile, left bool) {
+	parts := strings.Split(path, "/")
+	if len(parts) > 1 && contentExcluded(parts[0]) || parts[0] == "lost+found" || slices.ContainsFunc(parts, nameExcluded) {
+		return 0, rel, true
+	}
+	if dir {
+		return Dir, rel, false
+	}
+	version := ""
+	if len(parts) > 2 && strings.HasPrefix(parts[2], "PG_"+strconv.Itoa(major)+"_") {
+		version = parts[2]
+	}
+	name := parts[len(parts)-1]
+	kind := kindOf(strings.Join(parts[:len(parts)-1], "/"), version)
+	if kind == databaseDir && isTempRelation(name) {
+		return 0, rel, true
+	}
+	if rel, ok := ParseRelationFile(name); ok && kind != plainDir {
+		return Relation, rel, false
+	}
+	return Blob, rel, false
 }

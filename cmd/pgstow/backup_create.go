@@ -28,6 +28,7 @@ summarize_wal = on), else every page is read and compared. PostgreSQL is found a
 PGSERVICE, .pgpass. Pages that do not agree with their checksum are named, and end the command with exit status 3.`,
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "wal", Value: "archive", Usage: "archive: wait until the archive holds its WAL; include: store the WAL in the backup (`MODE`)"},
+			&cli.StringFlag{Name: "source", Value: "auto", Usage: "local: read the data directory; stream: by the replication protocol; auto: local where the directory is here (`SOURCE`)"},
 			&cli.StringFlag{Name: "checkpoint", Value: "fast", Usage: "fast or spread (`MODE`)"},
 			&cli.StringFlag{Name: "label", Usage: "a `TEXT` to know it by"},
 			&cli.BoolFlag{Name: "full", Usage: "store everything, whatever earlier backups hold"},
@@ -64,7 +65,14 @@ func createOptions(c *cli.Context, conf *config.Config) (backup.CreateOptions, e
 	o := backup.CreateOptions{
 		PGData: conf.PGData, Cluster: conf.Cluster, Label: c.String("label"), Offline: c.Bool("offline"), Workers: conf.Workers,
 		Full: c.Bool("full"), Scan: c.Bool("scan"), RefreshAfter: conf.RefreshAfter, CacheDir: cacheDir(conf),
-		ArchiveTimeout: conf.ArchiveTimeout, Level: level(conf), Host: hostname(), Program: program(), PID: os.Getpid(),
+		StreamRate: conf.RateLimit, ArchiveTimeout: conf.ArchiveTimeout, Level: level(conf), Host: hostname(), Program: program(), PID: os.Getpid(),
+	}
+	var err error
+	if o.Source, err = backup.ParseSource(c.String("source")); err != nil {
+		return o, usage("--source is auto, local or stream, not %q", c.String("source"))
+	}
+	if o.Offline && o.Source == backup.SourceStream {
+		return o, usage("--offline reads the directory of a stopped server: it does not go with --source stream")
 	}
 	switch c.String("wal") {
 	case "archive":
@@ -140,6 +148,8 @@ func showBackupEvent(bar *progress, event backup.Event) {
 	switch v := event.(type) {
 	case backup.ProgressEvent:
 		bar.update(v.BytesDone, v.BytesTotal)
+	case backup.SourceEvent:
+		bar.note("by the replication protocol: %s", v.Why)
 	case backup.MethodEvent:
 		bar.note("%s", beginText(v))
 	case backup.DamageEvent:
