@@ -54,12 +54,11 @@ func (st *stage) disaster(r *rand.Rand) {
 	st.judgeArchive(a)
 	dir := st.restore(r, disturbed)
 	st.recover(r, dir, disturbed)
-	if st.adrift() {
+	for !st.arrive() {
 		// The server is not started again: the directory is restored anew.
 		st.count("recoveries killed at their very end")
 		st.recover(r, st.restore(r, false), false)
 	}
-	st.start()
 	st.judgeServer(p)
 	st.era++
 	st.count("disasters")
@@ -163,7 +162,22 @@ func (st *stage) restore(r *rand.Rand, disturbed bool) string {
 	return dir
 }
 
-// adrift tells whether a recovery was killed after PostgreSQL had removed recovery.signal and before the end of its last checkpoint: started again, the
+// arrive starts the server, again and again if need be, until it takes writes; false: it must not be started any more.
+func (st *stage) arrive() bool {
+	st.t.Helper()
+	adrift := false
+	st.await("the end of recovery", startLimit, func() (bool, error) {
+		if adrift = st.adrift(); adrift {
+			return true, nil
+		}
+		up := st.Server.Running() || st.Server.TryStart() == nil
+		return up && st.writable(), nil
+	})
+	return !adrift
+}
+
+// adrift tells whether a recovery was killed after PostgreSQL had removed recovery.signal and before the end of its last checkpoint, or could not
+// fetch the history of the timeline that it left, which it asks for in between. Started again, the
 // server would not know of the timeline that it had chosen, and go on writing the old one (StartupXLOG in backend/access/transam/xlog.c).
 func (st *stage) adrift() bool {
 	if st.Server.Running() {
