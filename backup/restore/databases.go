@@ -105,6 +105,23 @@ func describeDatabases(all []PlannedDatabase) string {
 	return text
 }
 
+// endScriptName is a script in the data directory that the server runs when recovery ends; it removes itself. The command could
+// not be long enough (MAXPGPATH in ExecuteRecoveryCommand of PostgreSQL 13 to 15).
+const endScriptName = "pgstow.recovery_end"
+
+// endScript takes out the setting that is for recovery alone, and empties the relation maps of the databases that are left out
+// once more: WAL may have brought one back.
+func (c *content) endScript() []byte {
+	script := []byte("# Made by pgstow restore, run by recovery_end_command, in the data directory.\n" +
+		"sed -i -e '/^" + invalidPagesSetting + " /d' -e '/^recovery_end_command /d' " + autoConf + "\nfor map in")
+	for i := range c.table.len() {
+		if id := fileID(i); c.table.state(id).hollow && strings.HasSuffix(c.table.path(id), "/pg_filenode.map") {
+			script = append(append(script, " \\\n  "...), c.table.path(id)...)
+		}
+	}
+	return append(script, "; do\n  if [ -f \"$map\" ]; then : > \"$map\"; fi\ndone\nrm -f "+endScriptName+"\n"...)
+}
+
 // isHollow reports whether a file of a database that is left out is made as a hole of its full length (RULES-physical E4): WAL
 // finds it, and DROP DATABASE removes it. PG_VERSION is kept. The relation map is not, although it is small: with it a
 // connection, autovacuum's too, would go on to pg_class, find it empty, and panic (load_critical_index in

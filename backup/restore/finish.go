@@ -43,6 +43,11 @@ func (r *runner) settings(ctx context.Context) error {
 			return err
 		}
 	}
+	if len(r.plan.LeftOut) > 0 {
+		if err := r.w.writeFile(endScriptName, r.content.endScript(), r.w.modes.file); err != nil {
+			return err
+		}
+	}
 	if err := r.editConfigs(); err != nil {
 		return err
 	}
@@ -201,6 +206,13 @@ func (r *runner) backupManifest(out io.Writer, label, control []byte) error {
 	m := backupmanifest.NewWriter(out, backupmanifest.Version(r.plan.Major), r.plan.SystemID)
 	if !r.plan.Offline {
 		err := m.AddFile(backupmanifest.File{Path: "backup_label", Size: int64(len(label)), Modified: r.started, CRC32C: backupmanifest.Checksum(label)})
+		if err != nil {
+			return err
+		}
+	}
+	if len(r.plan.LeftOut) > 0 {
+		script := r.content.endScript()
+		err := m.AddFile(backupmanifest.File{Path: endScriptName, Size: int64(len(script)), Modified: r.started, CRC32C: backupmanifest.Checksum(script)})
 		if err != nil {
 			return err
 		}

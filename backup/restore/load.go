@@ -48,7 +48,7 @@ const controlPath = "global/pg_control"
 var notRestored = map[string]bool{
 	"backup_label": true, "backup_label.old": true, "tablespace_map": true, "tablespace_map.old": true,
 	"backup_manifest": true, "recovery.signal": true, "standby.signal": true, "postmaster.pid": true, "postmaster.opts": true,
-	MarkerName: true,
+	MarkerName: true, endScriptName: true,
 }
 
 // load reads the manifest.

@@ -169,8 +169,10 @@ func walIdentity(dir string) (uint64, error) {
 	return 0, errors.New("no segment")
 }
 
-// checkOldWAL refuses to remove WAL that the archive does not have (RULES-physical A15): it may hold what nobody else has.
-func checkOldWAL(ctx context.Context, repo *catalog.Repository, dir string, ref catalog.ClusterRef) error {
+// checkOldWAL refuses to remove WAL that neither the archive nor the backup has (RULES-physical A15): it may hold what nobody
+// else has.
+func checkOldWAL(ctx context.Context, repo *catalog.Repository, dir string, c *content) error {
+	ref := c.header.Ref()
 	folder := filepath.Join(dir, "pg_wal")
 	info, err := os.Lstat(folder)
 	if errors.Is(err, fs.ErrNotExist) || err == nil && !info.IsDir() {
@@ -193,15 +195,18 @@ func checkOldWAL(ctx context.Context, repo *catalog.Repository, dir string, ref 
 	var missing, refused []string
 	for _, f := range result.Files {
 		name, err := wal.ParseFileName(f.Name)
-		if err != nil || name.Kind == wal.BackupHistory || onlyShutdown(dir, f) {
+		if err != nil || name.Kind == wal.BackupHistory || f.Action != archive.RepairMissing && f.Action != archive.RepairRefused || onlyShutdown(dir, f) {
 			continue
 		}
-		switch f.Action {
-		case archive.RepairMissing:
+		same, err := c.hasWAL(dir, f.Name)
+		switch {
+		case err != nil:
+			return err
+		case same:
+		case f.Action == archive.RepairMissing:
 			missing = append(missing, f.Name)
-		case archive.RepairRefused:
+		default:
 			refused = append(refused, f.Name)
-		case archive.RepairStored, archive.RepairExisted, archive.RepairSkipped:
 		}
 	}
 	const giveUp = "; --discard-wal gives it up"
@@ -214,6 +219,21 @@ func checkOldWAL(ctx context.Context, repo *catalog.Repository, dir string, ref 
 			"it has WAL that the archive lacks, which would be lost (%s)", someNames(missing))
 	}
 	return nil
+}
+
+// hasWAL reports whether the backup itself has a file of pg_wal, as it is there.
+func (c *content) hasWAL(dir, name string) (bool, error) {
+	if !slices.Contains(c.wal, name) {
+		return false, nil
+	}
+	for i := range c.table.len() {
+		id := fileID(i)
+		if sum, ok := c.digests[id]; ok && c.table.path(id) == "pg_wal/"+name {
+			probe := &writer{dir: dir, table: c.table}
+			return probe.keepBlob(id, sum)
+		}
+	}
+	return false, nil
 }
 
 // onlyShutdown reports whether all that a file has is the checkpoint of a clean shutdown: the server switches to a new segment

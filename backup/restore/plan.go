@@ -356,5 +356,5 @@ func (p *Planned) checkOld(ctx context.Context, repo *catalog.Repository, o Opti
 	if p.old.marked && !p.old.startable || o.DiscardWAL {
 		return nil // what an interrupted restore has left is the backup's own
 	}
-	return checkOldWAL(ctx, repo, p.Directory, p.Ref())
+	return checkOldWAL(ctx, repo, p.Directory, c)
 }

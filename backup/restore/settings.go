@@ -130,9 +130,9 @@ func (r recovery) lines(others []pgconf.Found, complete bool) []setting {
 	out = append(out, setting{"recovery_target_timeline", timeline})
 	given := map[string]string{"restore_command": r.command}
 	if r.hollow {
-		// WAL of databases that are left out meets empty pages. Nothing else may meet one unnoticed, so the line goes when
+		// WAL of databases that are left out meets empty pages. Nothing else may meet one unnoticed, so the setting goes when
 		// recovery ends: the server runs the command in the data directory.
-		given["recovery_end_command"] = "sed -i -e /^" + invalidPagesSetting + "/d " + autoConf
+		given["recovery_end_command"] = "sh " + endScriptName
 		out = append(out, setting{invalidPagesSetting, "on"})
 	}
 	if r.standby {

@@ -32,7 +32,7 @@ a drill cannot write into production's archive, unless --take-over or --standby 
 			&cli.StringSliceFlag{Name: "tablespace", Usage: "restore the tablespace at OLD, or with that OID, to NEW (`OLD=NEW`); may be repeated"},
 			&cli.BoolFlag{Name: "delta", Usage: "DIR holds an older or damaged copy of this cluster: fetch what differs, remove what does not belong"},
 			&cli.BoolFlag{Name: "discard-wal", Usage: "with --delta: give up WAL in DIR that the archive lacks"},
-			&cli.StringSliceFlag{Name: "only-databases", Usage: "restore these databases only (`NAMES` or OIDs, with commas in between), beside postgres and the templates"},
+			&cli.StringSliceFlag{Name: "only-databases", Usage: "restore these databases only (`NAMES` or OIDs, with commas in between; a name with a comma goes by its OID), beside postgres and the templates"},
 			&cli.BoolFlag{Name: "standby", Usage: "make a standby: it follows its primary and the archive"},
 			&cli.StringFlag{Name: "primary-conninfo", Usage: "with --standby: how it connects to the primary (`STRING`)"},
 			&cli.StringFlag{Name: "primary-slot-name", Usage: "with --standby: the replication slot it uses on the primary (`NAME`)"},
@@ -71,7 +71,7 @@ pgstow restore /srv/part --only-databases shop,billing --action promote
 func restoreOptions(c *cli.Context, conf *config.Config, dir string) (o restore.Options, err error) {
 	o = restore.Options{
 		Cluster: conf.Cluster, Backup: c.String("backup"), Directory: dir, Owner: c.String("owner"), WithConfig: c.Bool("with-config"),
-		Delta: c.Bool("delta"), DiscardWAL: c.Bool("discard-wal"), OnlyDatabases: c.StringSlice("only-databases"),
+		Delta: c.Bool("delta"), DiscardWAL: c.Bool("discard-wal"),
 		Standby: c.Bool("standby"), PrimaryConnInfo: c.String("primary-conninfo"), PrimarySlotName: c.String("primary-slot-name"),
 		Force: c.Bool("force"), TakeOver: c.Bool("take-over"), Action: restore.Action(c.String("action")), Tablespaces: map[string]string{},
 	}
@@ -82,6 +82,9 @@ func restoreOptions(c *cli.Context, conf *config.Config, dir string) (o restore.
 	}
 	if o.Target, err = targetOf(c); err != nil {
 		return o, err
+	}
+	for _, list := range c.StringSlice("only-databases") {
+		o.OnlyDatabases = append(o.OnlyDatabases, strings.Split(list, ",")...)
 	}
 	if o.Standby && c.IsSet("action") {
 		return o, usage("--action says what happens at a target, and a standby has none")

@@ -16,6 +16,7 @@ type Request struct {
 	Path   string // "/<bucket>/pg/<key>"
 	Query  string
 	Status int
+	Sent   int64 // bytes of the answer's body
 }
 
 // counter is a proxy that records what passes it. The signature covers the Host header, which a reverse proxy hands on as it is.
@@ -43,6 +44,7 @@ func newCounter(t pg.TB, endpoint string) *counter {
 type recorder struct {
 	http.ResponseWriter
 	status int
+	sent   int64
 }
 
 func (r *recorder) WriteHeader(status int) {
@@ -50,11 +52,17 @@ func (r *recorder) WriteHeader(status int) {
 	r.ResponseWriter.WriteHeader(status)
 }
 
+func (r *recorder) Write(b []byte) (int, error) {
+	n, err := r.ResponseWriter.Write(b)
+	r.sent += int64(n)
+	return n, err
+}
+
 func (c *counter) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	seen := Request{Method: r.Method, Path: r.URL.Path, Query: r.URL.RawQuery}
 	rec := &recorder{ResponseWriter: w, status: http.StatusOK}
 	c.proxy.ServeHTTP(rec, r)
-	seen.Status = rec.status
+	seen.Status, seen.Sent = rec.status, rec.sent
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.requests = append(c.requests, seen)
