@@ -30,7 +30,12 @@ func NewSink(ctx context.Context, o *Options, repo *catalog.Repository, ref cata
 	if err != nil {
 		return nil, err
 	}
-	return newSink(o, repo, ref, size, at, found)
+	s, err := newSink(o, repo, ref, size, at, found)
+	if err != nil {
+		return nil, err
+	}
+	s.joint, err = at.joint(ctx, repo, ref)
+	return s, err
 }
 
 // PlanFrom plans with the given history.

@@ -25,6 +25,9 @@ type plan struct {
 	// fork is where the timeline begins, if that is within the segment, else 0. What is before is the WAL of its parent, of which the
 	// archive may have more than a part that ends before the fork; recovery would read that part and end in it.
 	fork wal.LSN
+	// before is the segment before, if the archive has it in full: what comes must go on from it.
+	before wal.FileName
+	joins  bool // there is one
 }
 
 // planner finds the end of the archive on the way to the server's timeline.
@@ -55,6 +58,7 @@ func (p *planner) plan(ctx context.Context, base, floor wal.SegmentNumber) (plan
 	for near.full[n] {
 		n++
 	}
+	joins := n > 0 && near.full[n-1]
 	if n == base && base > floor && !near.full[base-1] {
 		last, ok, err := p.lastBefore(ctx, base)
 		if err != nil {
@@ -62,9 +66,13 @@ func (p *planner) plan(ctx context.Context, base, floor wal.SegmentNumber) (plan
 		}
 		if ok && last+1 < base {
 			n = max(last+1, floor)
+			joins = n == last+1
 		}
 	}
-	out := plan{timeline: p.timelineOf(n), segment: n}
+	out := plan{timeline: p.timelineOf(n), segment: n, joins: joins}
+	if joins {
+		out.before = wal.SegmentName(p.timelineOf(n-1), n-1, p.size)
+	}
 	if begin, ok := p.history.Begin(out.timeline); ok && begin > p.size.Start(n) {
 		out.fork = begin
 	}

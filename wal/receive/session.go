@@ -61,7 +61,11 @@ func (s *session) receive(ctx context.Context) (next bool, err error) {
 		sweep(ctx, s.repo, s.o.Host, at.leftover, s.o.Events)
 	}
 	if start := s.size.Start(at.segment); start > end {
-		return false, fmt.Errorf("the archive goes up to %s, the server only to %s: waiting for it", start, end)
+		standby, err := isStandby(ctx, s.conn)
+		if err != nil {
+			return false, err
+		}
+		return false, at.behind(s.ref, start, end, standby)
 	}
 	found, err := headers(ctx, s.repo, s.ref, at.pieces, s.o.Events)
 	if err != nil {

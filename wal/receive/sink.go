@@ -22,8 +22,10 @@ type sink struct {
 	tli  wal.TimelineID
 	size wal.SegmentSize
 	hold wal.LSN // no piece is stored before all up to here has arrived
-	from string  // where the WAL comes from, for the headers
-	tell func(Event)
+	// joint is what the first record that comes must go on from.
+	joint joint
+	from  string // where the WAL comes from, for the headers
+	tell  func(Event)
 
 	ctx    context.Context // of the requests
 	cancel context.CancelFunc
@@ -179,6 +181,9 @@ func (s *sink) take(p []byte) error {
 		if err := g.checkStart(s.buffer.bytes[:wal.LongHeaderSize], s.ref, s.size); err != nil {
 			return err
 		}
+	}
+	if err := s.joint.check(g.name, s.buffer.bytes[:g.n]); err != nil {
+		return err
 	}
 	for g.n-g.coded >= object.FrameSize {
 		if err := g.full.add(s.buffer.bytes[g.coded : g.coded+object.FrameSize]); err != nil {

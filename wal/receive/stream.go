@@ -51,6 +51,10 @@ func (s *session) stream(ctx context.Context, at plan, found []storedPiece, end 
 		return false, err
 	}
 	sink.from = s.source()
+	if sink.joint, err = at.joint(ctx, s.repo, s.ref); err != nil {
+		sink.close()
+		return false, err
+	}
 	defer func() {
 		sink.close()
 		s.counts[parts] += sink.counts[parts]
