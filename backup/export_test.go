@@ -1,10 +1,15 @@
 package backup
 
 import (
+	"bufio"
+	"errors"
 	"iter"
 	"time"
 
+	"github.com/zeebo/xxh3"
+
 	"pgstow/backup/changes"
+	"pgstow/backup/pagemap"
 	"pgstow/backup/source"
 	"pgstow/catalog"
 	"pgstow/wal"
@@ -63,4 +68,60 @@ func ChooseReference(list []catalog.BackupSummary, start wal.LSN, h wal.History,
 		id = b.ID
 	}
 	return id, why
+}
+
+// SortedLines is sorted, with records of a path and a map.
+type SortedLines struct{ s *sorted }
+
+// NewSortedLines is newSorted.
+func NewSortedLines(dir string, limit int) SortedLines { return SortedLines{newSorted(dir, limit)} }
+
+// Add is add.
+func (s SortedLines) Add(path string, m []byte) error {
+	return s.s.add(record{Line: catalog.FileEntry{Path: path}, Map: m})
+}
+
+// Each is each, and closes it.
+func (s SortedLines) Each(f func(path string, m []byte)) error {
+	for r, err := range s.s.each {
+		if err != nil {
+			return err
+		}
+		f(r.Line.Path, r.Map)
+	}
+	return s.s.close()
+}
+
+// Lookup is lookup.
+type Lookup struct{ l *lookup }
+
+// NewLookup makes one of lines, of which those of pages have one zero page; with collide
+// the paths' hashes are all the same.
+func NewLookup(dir string, collide bool, lines ...catalog.FileEntry) (Lookup, error) {
+	f, err := nameless(dir)
+	if err != nil {
+		return Lookup{}, err
+	}
+	l := &lookup{f: f, buf: bufio.NewWriter(f), hash: xxh3.HashString, at: make(map[uint64]int64), twins: make(map[string]int64)}
+	if collide {
+		l.hash = func(string) uint64 { return 1 }
+	}
+	var m pagemap.Map
+	m.AppendZero([]uint64{1})
+	b, err := m.AppendEncode(nil)
+	for _, line := range lines {
+		if err == nil {
+			err = l.put(line, b)
+		}
+	}
+	return Lookup{l}, errors.Join(err, l.buf.Flush())
+}
+
+// Take is take.
+func (l Lookup) Take(path string) (*catalog.FileEntry, error) {
+	p, err := l.l.take(path)
+	if p == nil {
+		return nil, err
+	}
+	return &p.line, err
 }

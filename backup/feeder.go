@@ -1,12 +1,16 @@
 package backup
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"iter"
+	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"pgstow/backup/changes"
@@ -141,25 +145,33 @@ func (f *feeder) feed(ctx context.Context, jobs, order chan<- *job, idle <-chan 
 
 // end hands out the last job.
 func (f *feeder) end() error {
-	if err := f.tablespaces(); err != nil {
-		return err
+	slices.SortFunc(f.source.Tablespaces, func(a, b source.Tablespace) int { return cmp.Compare(a.OID, b.OID) })
+	for _, t := range f.source.Tablespaces {
+		if err := f.tablespace(t); err != nil {
+			return err
+		}
 	}
 	return f.hand()
 }
 
-// tablespaces adds the links in pg_tblspc, which the server does not send beside a
-// tablespace_map.
-func (f *feeder) tablespaces() error {
-	for _, t := range f.source.Tablespaces {
-		e := source.Entry{Path: fmt.Sprintf("pg_tblspc/%d", t.OID), Class: source.Link, Target: t.Location, Mode: fs.ModePerm}
-		if t.InPlace {
-			e.Class, e.Target, e.Mode = source.Dir, "", f.modeOfFolders
-		}
-		if err := f.put(part{item: item{entry: e}, kind: partEntry}); err != nil {
-			return err
+// tablespace adds its link or folder in pg_tblspc. Whether the server sends these depends
+// on its version, so what it sends of them is not used.
+func (f *feeder) tablespace(t source.Tablespace) error {
+	e := source.Entry{Path: fmt.Sprintf("pg_tblspc/%d", t.OID), Class: source.Link, Target: t.Location, Mode: fs.ModePerm}
+	if t.InPlace {
+		e.Class, e.Target, e.Mode = source.Dir, "", f.modeOfFolders
+	}
+	return f.put(part{item: item{entry: e}, kind: partEntry})
+}
+
+// inPlace is a tablespace that is a folder in pg_tblspc, which a server up to 15 sends as
+// any other folder.
+func (f *feeder) inPlace(path string) {
+	if name, ok := strings.CutPrefix(path, "pg_tblspc/"); ok {
+		if oid, err := strconv.ParseUint(name, 10, 32); err == nil && !slices.ContainsFunc(f.source.Tablespaces, func(t source.Tablespace) bool { return uint64(t.OID) == oid }) {
+			f.source.Tablespaces = append(f.source.Tablespaces, source.Tablespace{OID: uint32(oid), InPlace: true})
 		}
 	}
-	return nil
 }
 
 // entry takes one file, folder or link.
@@ -179,6 +191,11 @@ func (f *feeder) entry(e stream.Entry) error {
 	}
 	x := source.Entry{Path: e.Path, Class: class, Mode: e.Mode, Size: e.Size, ModTime: e.ModTime, Target: e.Link, Relation: rel}
 	switch {
+	case strings.HasPrefix(e.Path, "pg_tblspc/") && strings.Count(e.Path, "/") == 1:
+		if e.Dir {
+			f.inPlace(e.Path)
+		}
+		return nil
 	case class == source.Dir || class == source.Link:
 		return f.put(part{item: item{entry: x}, kind: partEntry})
 	case e.Path == source.ControlPath:

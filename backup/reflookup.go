@@ -23,6 +23,7 @@ type lookup struct {
 	f     *os.File
 	buf   *bufio.Writer
 	end   int64
+	hash  func(path string) uint64
 	at    map[uint64]int64 // hash of the path -> place
 	twins map[string]int64 // those of which the hash is another's
 	read  []byte
@@ -30,7 +31,7 @@ type lookup struct {
 
 // newLookup copies what is worth being known of the reference.
 func newLookup(ctx context.Context, r *reference, dir string) (l *lookup, err error) {
-	l = &lookup{at: make(map[uint64]int64), twins: make(map[string]int64)}
+	l = &lookup{hash: xxh3.HashString, at: make(map[uint64]int64), twins: make(map[string]int64)}
 	if l.f, err = nameless(dir); err != nil {
 		return nil, err
 	}
@@ -79,7 +80,7 @@ func (l *lookup) put(line catalog.FileEntry, m []byte) error {
 			b = appendInts(b, s.Pack, s.Frame, s.Offset, s.Length)
 		}
 	}
-	hash := xxh3.HashString(line.Path)
+	hash := l.hash(line.Path)
 	if _, taken := l.at[hash]; taken {
 		l.twins[line.Path] = l.end
 	} else {
@@ -108,7 +109,7 @@ func (l *lookup) take(path string) (*prior, error) {
 		delete(l.twins, path)
 		return l.get(at)
 	}
-	hash := xxh3.HashString(path)
+	hash := l.hash(path)
 	at, ok := l.at[hash]
 	if !ok {
 		return nil, nil

@@ -112,7 +112,10 @@ func (s *sorted) merge() (*merger, error) {
 	from := int64(0)
 	for _, end := range s.runs {
 		dec := gob.NewDecoder(bufio.NewReaderSize(io.NewSectionReader(s.f, from, end-from), 64<<10))
-		m.runs = append(m.runs, &sortedRun{read: func() (r record, err error) { return r, dec.Decode(&r) }})
+		m.runs = append(m.runs, &sortedRun{read: func() (r record, err error) {
+			err = dec.Decode(&r)
+			return r, err
+		}})
 		from = end
 	}
 	left := s.now

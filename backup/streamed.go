@@ -1,11 +1,9 @@
 package backup
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -244,8 +242,19 @@ func tablespacesSent(list []stream.Tablespace) (out []source.Tablespace) {
 			out = append(out, source.Tablespace{OID: t.OID, Location: t.Location, InPlace: !strings.HasPrefix(t.Location, "/")})
 		}
 	}
-	slices.SortFunc(out, func(a, b source.Tablespace) int { return cmp.Compare(a.OID, b.OID) })
 	return out
+}
+
+// mapOf is the tablespace_map that the server would send (do_pg_backup_start in
+// backend/access/transam/xlog.c).
+func mapOf(list []stream.Tablespace) (b []byte) {
+	for _, t := range tablespacesSent(list) {
+		if !t.InPlace {
+			escaped := strings.NewReplacer("\\", "\\\\", "\n", "\\\n", "\r", "\\\r").Replace(t.Location)
+			b = fmt.Appendf(b, "%d %s\n", t.OID, escaped)
+		}
+	}
+	return b
 }
 
 // sent is what the server said in the course and at the end of its backup.
@@ -287,6 +296,9 @@ func (s *streaming) ended(ctx context.Context, k *copier, b *stream.Backup, f *f
 		return got, err
 	}
 	got.lsn, got.timeline, got.label, got.tablespaceMap = done.Stop, done.Timeline, f.label, f.tablespaceMap
+	if got.tablespaceMap == nil {
+		got.tablespaceMap = mapOf(b.Tablespaces)
+	}
 	if done.Damaged && k.collect.totals.damaged == 0 {
 		s.report.emit(NoteEvent{Text: "the server found pages that do not agree with their checksums; in what it sent there are none"})
 	}

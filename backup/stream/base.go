@@ -36,12 +36,15 @@ const (
 //
 // The server verifies checksums: it alone can read a page again that it caught in the middle of a write, where the header is still the old
 // one. What it finds wrong for good it sends all the same, and says so at the end (see Done).
+//
+// With TABLESPACE_MAP it sends no links in pg_tblspc, but up to 15 it then also leaves out tablespaces that are folders there
+// (allow_in_place_tablespaces); without, it cannot send links to paths of 100 bytes and more.
 func (o BackupOptions) sql(major int) string {
 	label := "'" + strings.ReplaceAll(o.Label, "'", "''") + "'"
 	rate := min(max(o.MaxRate, minRate), maxRate) >> 10
 	limited := o.MaxRate > 0 && o.MaxRate <= maxRate
 	if major < 15 {
-		sql := "BASE_BACKUP LABEL " + label + " PROGRESS NOWAIT TABLESPACE_MAP"
+		sql := "BASE_BACKUP LABEL " + label + " PROGRESS NOWAIT"
 		if !o.Spread {
 			sql += " FAST"
 		}
@@ -54,7 +57,10 @@ func (o BackupOptions) sql(major int) string {
 	if o.Spread {
 		checkpoint = "spread"
 	}
-	list := []string{"LABEL " + label, "PROGRESS", "CHECKPOINT '" + checkpoint + "'", "WAIT false", "TABLESPACE_MAP", "MANIFEST 'no'"}
+	list := []string{"LABEL " + label, "PROGRESS", "CHECKPOINT '" + checkpoint + "'", "WAIT false", "MANIFEST 'no'"}
+	if major > 15 {
+		list = append(list, "TABLESPACE_MAP")
+	}
 	if limited {
 		list = append(list, fmt.Sprintf("MAX_RATE %d", rate))
 	}
