@@ -22,6 +22,9 @@ const (
 	giveUpAfter = 60 * time.Second // without a word the connection is given up
 )
 
+// replyWhileStoring is less than half of the smallest wal_sender_timeout that makes sense.
+const replyWhileStoring = 500 * time.Millisecond
+
 // stream is one START_REPLICATION: a reader that fills the sink, and the loop in run, which alone writes to the connection.
 type stream struct {
 	*session
@@ -139,7 +142,7 @@ var (
 func (st *stream) loop(ctx context.Context, read <-chan error) error {
 	flush := time.NewTicker(st.o.FlushInterval)
 	defer flush.Stop()
-	tick := time.NewTicker(min(time.Second, st.o.StatusInterval, st.o.StallTimeout/4))
+	tick := time.NewTicker(min(replyWhileStoring, st.o.StatusInterval, st.o.StallTimeout/4))
 	defer tick.Stop()
 	for {
 		select {
@@ -185,7 +188,7 @@ func (st *stream) attend(now time.Time) error {
 	if err != nil {
 		return err
 	}
-	if p.stored != st.acked || asked || ask || now.Sub(st.replied) >= st.o.StatusInterval {
+	if p.stored != st.acked || asked || ask || now.Sub(st.replied) >= st.replyEvery() {
 		if err := st.reply(p.stored, ask); err != nil {
 			return fmt.Errorf("answer the server: %w", err)
 		}
@@ -195,6 +198,17 @@ func (st *stream) attend(now time.Time) error {
 		st.report(st.tli, p, st.end())
 	}
 	return nil
+}
+
+// replyEvery is how often the server is told the position though nothing happens. While the reader waits for the store, nobody reads the
+// server's questions, and it ends connections of which it has not heard for wal_sender_timeout.
+func (st *stream) replyEvery() time.Duration {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	if st.storing {
+		return min(st.o.StatusInterval, replyWhileStoring)
+	}
+	return st.o.StatusInterval
 }
 
 // hangUp closes the connection beside the reader.
