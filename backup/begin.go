@@ -22,7 +22,14 @@ func (c *creation) begin(ctx context.Context, k *copier, s *session, start wal.L
 		k.why = noCache
 	}
 	if k.ref != nil {
-		k.ref.changed, k.why = c.summaries(ctx, s, k.ref.header, history, start)
+		if k.ref.changed, k.why = c.summaries(ctx, s, k.ref.header, history, start); k.ref.changed != nil && s != nil {
+			if k.why, err = c.otherPast(k.ref.header, history); err != nil {
+				return err
+			}
+			if k.why != "" {
+				k.ref.changed = nil
+			}
+		}
 	}
 	e := MethodEvent{Method: k.ref.method(), Why: k.why}
 	if k.ref != nil {

@@ -154,6 +154,11 @@ func (c *creation) header(k *copier, control pgcontrol.Control) (catalog.BackupH
 func (c *creation) commit(ctx context.Context, k *copier, h catalog.BackupHeader) (catalog.BackupHeader, error) {
 	c.phase(PhaseCommit)
 	h.Notes = c.report.notes
+	if h.Source != catalog.SourceStream {
+		if err := c.witness(&h); err != nil {
+			return h, err
+		}
+	}
 	if err := context.Cause(ctx); err != nil {
 		return h, err
 	}

@@ -150,6 +150,9 @@ func TestIncrementalOnStandby(t *testing.T) {
 	repo, _ := newRepo(t)
 	primary := newIncrementalServer(t, 18, true)
 	primary.Exec("CREATE TABLE t AS SELECT generate_series(1, 30000) a")
+	// What the last backup ended in stays, so that the summaries of both are known to be of one past.
+	primary.Exec("ALTER SYSTEM SET wal_keep_size = '1GB'")
+	primary.Exec("SELECT pg_reload_conf()")
 	standby := standbyOf(t, primary)
 	create := func(s *pg.Server) catalog.BackupHeader {
 		t.Helper()

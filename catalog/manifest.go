@@ -74,6 +74,11 @@ type BackupHeader struct {
 	WALIncluded     bool            `json:"wal_included,omitempty"` // the backup holds its own WAL from start to stop
 	IncludedWAL     []string        `json:"included_wal,omitempty"` // names; files pg_wal/<name> of the manifest
 
+	// StopWAL is the SHA-256 of the WAL before Stop in its segment, and SummaryMade the time of the server's WAL summary that
+	// ends at Start: what another past of the same server, on the same timeline, does not have. Zero where not known.
+	StopWAL     Digest    `json:"stop_wal_sha256,omitzero"`
+	SummaryMade time.Time `json:"summary_made,omitzero"`
+
 	Reference    string       `json:"reference,omitempty"` // id of the backup whose maps were the beginning
 	ReferenceLSN wal.LSN      `json:"reference_lsn,omitzero"`
 	Why          string       `json:"why,omitempty"`   // why it was not done in a cheaper way
