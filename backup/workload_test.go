@@ -2,6 +2,7 @@ package backup_test
 
 import (
 	"bytes"
+	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -227,7 +228,13 @@ func samePages(t *testing.T, r *rebuilt, dir string) {
 			t.Errorf("backup %s has %s: %v", r.header.ID, path, err)
 			continue
 		}
-		if got := r.files[path]; !bytes.Equal(got, want) {
+		got := r.files[path]
+		if r.header.Method == catalog.MethodSummaries && hasSPGiSTMeta(got) && hasSPGiSTMeta(want) {
+			// Where an SP-GiST index last found room is kept in its first page, and no WAL tells of it
+			// (SpGistUpdateMetaPage in backend/access/spgist/spgutils.c).
+			got, want = got[8192:], want[8192:]
+		}
+		if !bytes.Equal(got, want) {
 			t.Errorf("backup %s by %s: %s: %d bytes, on disk %d; first difference at page %d",
 				r.header.ID, r.header.Method, path, len(got), len(want), firstDifference(got, want)/8192)
 		}
@@ -235,6 +242,12 @@ func samePages(t *testing.T, r *rebuilt, dir string) {
 	if n < 100 {
 		t.Errorf("only %d relations", n)
 	}
+}
+
+// hasSPGiSTMeta says whether a file begins with the meta page of an SP-GiST index, by its
+// magic number (SPGIST_MAGIC_NUMBER).
+func hasSPGiSTMeta(b []byte) bool {
+	return len(b) >= 8192 && binary.LittleEndian.Uint32(b[24:]) == 0xBA0BABEE
 }
 
 func firstDifference(a, b []byte) int {
