@@ -139,19 +139,30 @@ func (c *refCache) manifest() *catalog.ManifestReader {
 	return m
 }
 
-// missing names a map pack of the table that is not remembered; "" if there is none.
-func (c *refCache) missing(packs []catalog.PackEntry) string {
-	i := slices.IndexFunc(packs, func(p catalog.PackEntry) bool {
-		if !p.Map {
-			return false
-		}
-		_, err := os.Stat(c.name(p.Backup, p.N))
-		return err != nil
-	})
+// missing names a map pack of the table that is not remembered, or not whole; "" if there
+// is none. All of them are read: to learn of damage in the middle of a backup is too
+// late for a full one.
+func (c *refCache) missing(ctx context.Context, packs []catalog.PackEntry) string {
+	i := slices.IndexFunc(packs, func(p catalog.PackEntry) bool { return p.Map && !c.whole(ctx, p) })
 	if i < 0 {
 		return ""
 	}
 	return fmt.Sprintf("%s/%d", packs[i].Backup, packs[i].N)
+}
+
+// whole says whether all frames of a remembered map pack can be read.
+func (c *refCache) whole(ctx context.Context, p catalog.PackEntry) bool {
+	o, err := c.open(ctx, p)
+	if err != nil {
+		return false
+	}
+	var plain []byte
+	for i := range o.Frames() {
+		if plain, err = o.Frame(ctx, i, plain); err != nil {
+			return false
+		}
+	}
+	return true
 }
 
 // open opens a remembered map pack.
@@ -167,7 +178,7 @@ func (c *refCache) open(ctx context.Context, p catalog.PackEntry) (*object.Remot
 		return b[off:min(off+n, int64(len(b)))], nil
 	}
 	o, err := object.OpenAt(ctx, read, int64(len(b)), nil)
-	if err == nil && len(o.Frames()) != p.Frames {
+	if err == nil && (len(o.Frames()) != p.Frames || o.Header().Name != fmt.Sprintf("%s/%d", p.Backup, p.N)) {
 		err = fmt.Errorf("remembered page maps of pack %s/%d are not those", p.Backup, p.N)
 	}
 	return o, err

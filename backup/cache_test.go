@@ -58,6 +58,12 @@ func TestHostThatCannotRead(t *testing.T) {
 	create(catalog.MethodScan, "")
 	f.must(os.Remove(files("maps.*")[0]))
 	create(catalog.MethodFull, "does not remember the page maps")
+	damaged := files("maps.*")[0]
+	b, err = os.ReadFile(damaged)
+	f.must(err)
+	b[len(b)/2] ^= 1
+	f.must(os.WriteFile(damaged, b, 0o600))
+	create(catalog.MethodFull, "does not remember the page maps")
 	last := create(catalog.MethodScan, "")
 	if _, err := reader.DeleteBackup(t.Context(), last.Ref(), last.ID, catalog.DeleteOptions{}); err != nil {
 		t.Fatal(err)

@@ -63,7 +63,7 @@ func (c *creation) findReference(ctx context.Context, b beginning, cache *refCac
 		if len(list) == 0 {
 			return nil, fmt.Sprintf("backup %s, which this host remembers, does not exist any more", remembered.Header().ID), nil
 		}
-		if pack := cache.missing(remembered.Packs()); pack != "" {
+		if pack := cache.missing(ctx, remembered.Packs()); pack != "" {
 			return nil, fmt.Sprintf("the repository is encrypted, and this host does not remember the page maps of pack %s", pack), nil
 		}
 	}
