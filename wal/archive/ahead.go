@@ -65,6 +65,7 @@ type ahead struct {
 	busy    map[string]bool
 	failed  map[string]failure
 	rest    time.Time // the store is left alone until then
+	refused string    // nothing that the server will ask for behind this file is stored; "": none
 	marked  []string  // known to be stored, and not yet asked for as far as is known, in order
 	isMark  map[string]bool
 	outcome WorkerResult
@@ -117,6 +118,7 @@ func (a *ahead) run(ctx context.Context) {
 			a.wake = watchFolder(a.status)
 			continue
 		}
+		a.readRefused()
 		began = time.Now()
 		for _, name := range names {
 			if !a.goesOn(ctx) {
@@ -164,7 +166,7 @@ func (a *ahead) note(f func(*WorkerResult)) {
 
 // admit begins with a file as soon as there is room, unless it is not to be had: stored already, claimed by others, or left to the server's call.
 func (a *ahead) admit(ctx context.Context, name string) {
-	if a.skips(name) || !a.takeSlot(ctx) {
+	if a.skips(name) || a.behindRefused(name) || !a.takeSlot(ctx) {
 		return
 	}
 	given := false
@@ -181,7 +183,7 @@ func (a *ahead) admit(ctx context.Context, name string) {
 	}
 	id, err := spool.Stat(filepath.Join(a.waldir, name))
 	// Time has passed: the server may be done with it, and the store may have failed.
-	if err != nil || !isReady(a.status, name) || a.skips(name) || a.hasFailed(name, id) {
+	if err != nil || !isReady(a.status, name) || a.skips(name) || a.behindRefused(name) || a.hasFailed(name, id) {
 		return
 	}
 	if a.push.Spool.Stored(name, id) {
@@ -275,6 +277,9 @@ func (a *ahead) job(ctx context.Context, name string, beats *pulse) error {
 		return err
 	}
 	release()
+	if a.behindRefused(name) {
+		return errNotReady
+	}
 	if _, err := o.send(a.watch(ctx), p, ready, how); err != nil {
 		return explain(ctx, err)
 	}
@@ -323,8 +328,12 @@ func (a *ahead) settle(ctx context.Context, name string, id spool.FileID, err er
 			a.push.forget(err)
 		}
 		a.push.keepTrouble(name, err)
+		a.push.keepRefused(name, err)
 		a.mu.Lock()
 		defer a.mu.Unlock()
+		if isConflict(err) && (a.refused == "" || archiveOrder(name, a.refused) < 0) {
+			a.refused = name
+		}
 		a.failed[name] = f
 		a.outcome.Failed++
 		if a.rest.Before(f.until) {

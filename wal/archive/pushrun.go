@@ -47,6 +47,7 @@ func push(ctx context.Context, o PushOptions, path string) (PushResult, error) {
 	beside.finish(time.Since(began), err)
 	if err != nil {
 		o.forget(err)
+		o.keepRefused(p.base, err)
 		return result, fmt.Errorf("push %s: %w", p.base, explain(ctx, err))
 	}
 	o.mark(p)

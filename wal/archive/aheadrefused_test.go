@@ -1,0 +1,46 @@
+package archive_test
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"pgstow/wal/archive"
+)
+
+// TestNothingBehindRefused: the archive has other WAL under a file's name. What follows it may be of a server that went another way, and must not
+// come into the archive before the one whose archive this is; whether a worker finds that out or the server's own call did, until it is settled.
+func TestNothingBehindRefused(t *testing.T) {
+	t.Parallel()
+	for _, byCall := range []bool{false, true} {
+		w := newWorld(t)
+		w.push(plainSegment)
+		w.overwrite(w.key(firstSegment), w.stored(w.key(plainSegment)))
+		for _, name := range []string{firstSegment, secondSegment, thirdSegment} {
+			w.wait(name, fixture(t, name))
+		}
+		early, content := history(3)
+		w.wait(early, content)
+		o := w.workerOptions()
+		o.Files = 1
+		if byCall {
+			_, err := archive.Push(t.Context(), w.pushOptions(), filepath.Join(w.data, "pg_wal", firstSegment))
+			if refusedBy(err) == nil {
+				t.Fatalf("got %v", err)
+			}
+			o.Files = 8
+		}
+		r := w.work(o)
+		if r.Stored != 1 || r.Failed != 1 || !w.isMarked(early) {
+			t.Errorf("%+v, want the history file stored", r)
+		}
+		if keys := w.keys(); len(w.stored(w.key(firstSegment))) == 0 || w.isMarked(secondSegment) || w.isMarked(thirdSegment) {
+			t.Errorf("behind a refused file something was stored: %v", keys)
+		}
+		// The server is told that all is well with it, or the file was moved away.
+		must(t, os.Remove(filepath.Join(w.statusDir(), firstSegment+".ready")))
+		if r := w.work(w.workerOptions()); r.Stored != 2 {
+			t.Errorf("%+v after that was settled", r)
+		}
+	}
+}
