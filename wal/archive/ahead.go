@@ -58,6 +58,7 @@ type ahead struct {
 	worked  moments // when a file was stored, or the server came on
 	flying  atomic.Int64
 	halt    chan struct{} // closed: no new files
+	first   chan struct{} // closed: it is known what became of the file that the server asks for now
 	jobs    sync.WaitGroup
 	wake    *changes
 
@@ -65,6 +66,7 @@ type ahead struct {
 	busy    map[string]bool
 	failed  map[string]failure
 	rest    time.Time // the store is left alone until then
+	inCall  bool      // this is the call itself, which has the first of the waiting files
 	refused string    // nothing that the server will ask for behind this file is stored; "": none
 	marked  []string  // known to be stored, and not yet asked for as far as is known, in order
 	isMark  map[string]bool
@@ -87,7 +89,7 @@ func newAhead(o *PushOptions, files int) *ahead {
 	lanes = min(lanes, files)
 	a := &ahead{
 		push: *o, status: archiveStatus(o.PGData), waldir: filepath.Join(o.PGData, "pg_wal"), files: files,
-		lanes: make(chan *lane, lanes), slots: make(chan struct{}, files), halt: make(chan struct{}),
+		lanes: make(chan *lane, lanes), slots: make(chan struct{}, files), halt: make(chan struct{}), first: make(chan struct{}),
 		plain: semaphore.NewWeighted(plainLimit), memory: semaphore.NewWeighted(storedLimit), stored: buffers{keep: files},
 		busy: map[string]bool{}, failed: map[string]failure{}, isMark: map[string]bool{},
 	}
@@ -103,6 +105,7 @@ func newAhead(o *PushOptions, files int) *ahead {
 // run works until ctx ends or halt is closed, and waits for what is on its way.
 func (a *ahead) run(ctx context.Context) {
 	a.wake = watchFolder(a.status)
+	var opened sync.Once
 	defer func() {
 		a.jobs.Wait()
 		a.wake.close()
@@ -119,6 +122,7 @@ func (a *ahead) run(ctx context.Context) {
 			continue
 		}
 		a.readRefused()
+		opened.Do(func() { a.awaitFirst(names) })
 		began = time.Now()
 		for _, name := range names {
 			if !a.goesOn(ctx) {
@@ -277,6 +281,11 @@ func (a *ahead) job(ctx context.Context, name string, beats *pulse) error {
 		return err
 	}
 	release()
+	select {
+	case <-a.first:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 	if a.behindRefused(name) {
 		return errNotReady
 	}

@@ -3,6 +3,8 @@ package archive
 import (
 	"errors"
 	"strings"
+
+	"pgstow/wal/spool"
 )
 
 // refusedRecord is the spool's record of a file of which the archive has another under the same name.
@@ -43,6 +45,21 @@ func (a *ahead) readRefused() {
 	if ok || a.refused != "" && !isReady(a.status, a.refused) {
 		a.refused = name
 	}
+}
+
+// awaitFirst holds back what is to be stored, though not its encoding, until it is known what becomes of the first of the waiting files, if a call
+// of the server has it in hand: it may be refused, and then nothing behind it is for this archive. One that hangs is not waited for.
+func (a *ahead) awaitFirst(names []string) {
+	if len(names) == 0 || a.inCall {
+		close(a.first)
+		return
+	}
+	go func() {
+		defer close(a.first)
+		if a.push.Spool.AwaitClaim(pushClaim, names[0], spool.ClaimStale) {
+			a.readRefused()
+		}
+	}()
 }
 
 // behindRefused tells whether the server will ask for a file only after one that was refused. The refused one itself may be tried.

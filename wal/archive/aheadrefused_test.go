@@ -44,3 +44,39 @@ func TestNothingBehindRefused(t *testing.T) {
 		}
 	}
 }
+
+// TestFirstIsSettled: a worker comes upon a queue of which a call has the first file in hand. What becomes of that is known before anything behind it
+// is stored.
+func TestFirstIsSettled(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.push(plainSegment)
+	w.overwrite(w.key(firstSegment), w.stored(w.key(plainSegment)))
+	for _, name := range []string{firstSegment, secondSegment, thirdSegment} {
+		w.wait(name, fixture(t, name))
+	}
+	results := make(chan archive.WorkerResult, 1)
+	o := w.pushOptions()
+	o.Store = slowPuts{w.store, firstSegment, func() bool {
+		// The worker has taken the others in hand, and they have not been stored.
+		s, ok := w.spool.Claim("push", thirdSegment)
+		s.Release()
+		return !ok
+	}}
+	o.StartWorker = func() error {
+		go func() {
+			r, err := archive.RunWorker(t.Context(), w.workerOptions())
+			if err != nil {
+				t.Error(err)
+			}
+			results <- r
+		}()
+		return nil
+	}
+	if _, err := archive.Push(t.Context(), o, filepath.Join(w.data, "pg_wal", firstSegment)); refusedBy(err) == nil {
+		t.Fatalf("got %v", err)
+	}
+	if r := <-results; r.Stored != 0 || w.isMarked(secondSegment) || w.isMarked(thirdSegment) {
+		t.Errorf("%+v behind a refused file", r)
+	}
+}

@@ -134,6 +134,7 @@ func (b *beside) start(ctx context.Context) {
 	}
 	ctx, b.cancel = context.WithCancel(ctx)
 	b.ahead, b.done = newAhead(o, o.Beside), make(chan struct{})
+	b.ahead.inCall = true
 	go func() {
 		defer close(b.done)
 		b.ahead.run(ctx)
