@@ -191,7 +191,7 @@ type modelled struct {
 // each backup that exists gives exactly the state of its moment, reads at most twice
 // what it restores, and when all are deleted no object is left.
 func TestBackupsAgainstModel(t *testing.T) {
-	for seed := range uint64(pg.Rounds(t, 2)) {
+	for seed := range uint64(pg.Rounds(t, 1)) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			t.Parallel()
 			backupsAgainstModel(t, seed)

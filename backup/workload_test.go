@@ -200,7 +200,7 @@ func randomWorkload(t *testing.T, major int, seed uint64) {
 		}
 		all = slices.DeleteFunc(all, func(x taken) bool { return x.header.ID == dropped.header.ID })
 	}
-	for _, x := range all[max(0, len(all)-pg.Rounds(t, 2)):] {
+	for _, x := range all[max(0, len(all)-pg.Rounds(t, 1)):] {
 		dir := filepath.Join(pg.TempDir(t), "data")
 		rebuild(t, repo, x.header).write(t, dir)
 		pg.Chown(t, dir)
