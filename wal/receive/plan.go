@@ -172,7 +172,7 @@ func headers(ctx context.Context, repo *catalog.Repository, ref catalog.ClusterR
 	for _, o := range pieces {
 		key := ref.PieceKey(o.Name, o.From, o.To)
 		group.Go(func() error {
-			b, _, err := storage.ReadRange(ctx, repo.Store, key, storage.Range{Length: object.HeaderSize}, object.HeaderSize)
+			b, info, err := storage.ReadRange(ctx, repo.Store, key, storage.Range{Length: object.HeaderSize}, object.HeaderSize)
 			if errors.Is(err, storage.ErrNotExist) {
 				return nil
 			}
@@ -180,7 +180,8 @@ func headers(ctx context.Context, repo *catalog.Repository, ref catalog.ClusterR
 				return fmt.Errorf("look at a stored piece: %w", err)
 			}
 			h, err := object.ParseHeader(b)
-			if err != nil || h.Kind != object.KindPiece || h.From != uint64(o.From) || h.To != uint64(o.To) || h.PlainSize != int64(o.To-o.From) {
+			if err != nil || h.Kind != object.KindPiece || h.From != uint64(o.From) || h.To != uint64(o.To) || h.PlainSize != int64(o.To-o.From) ||
+				h.StoredSize != info.Size {
 				tell(NoteEvent{Text: fmt.Sprintf("%s is no sound piece, and does not count", key)})
 				return nil
 			}

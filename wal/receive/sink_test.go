@@ -243,6 +243,28 @@ func TestOtherBytes(t *testing.T) {
 		}
 		s.Close()
 	})
+	t.Run("a piece that is cut off", func(t *testing.T) {
+		a := newArchived(t, nil, nil)
+		s, from := a.sink(&receive.Options{})
+		must(t, s.Write(from, a.at(from)[:100000]))
+		await(t, s)
+		s.Close()
+		key := a.keys()[0]
+		b, _, err := storage.ReadAll(t.Context(), a.below, key, 1<<30)
+		must(t, err)
+		_, err = a.below.Put(t.Context(), key, b[:len(b)-1], storage.Any)
+		must(t, err)
+		s, from = a.sink(&receive.Options{})
+		must(t, s.Write(from, a.at(from)[:100001]))
+		if p := s.Position(); p.Stored() != from {
+			t.Errorf("stored %s: a damaged piece counts", p.Stored())
+		}
+		await(t, s)
+		s.Close()
+		if _, pieces := a.objects(); len(pieces) != 2 {
+			t.Errorf("pieces %v", pieces)
+		}
+	})
 	t.Run("in a full segment", func(t *testing.T) {
 		a := newArchived(t, nil, nil)
 		s, from := a.sink(&receive.Options{})
