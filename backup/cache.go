@@ -53,9 +53,12 @@ func (c *refCache) name(backup string, n int) string {
 	return filepath.Join(c.dir, cachedMaps+backup+"."+strconv.Itoa(n))
 }
 
+// idle says that nothing is to be remembered: there is no cache, or it has failed already.
+func (c *refCache) idle() bool { return c == nil || c.lost != nil }
+
 // frame adds a frame to the pack of maps that is being filled.
 func (c *refCache) frame(plain []byte) (err error) {
-	if c == nil || c.lost != nil {
+	if c.idle() {
 		return nil
 	}
 	if c.w == nil {
@@ -69,7 +72,7 @@ func (c *refCache) frame(plain []byte) (err error) {
 
 // end completes the pack of maps of that number. That it cannot be written is no error of the backup's: see keep.
 func (c *refCache) end(n uint32, systemID uint64) error {
-	if c == nil || c.w == nil || c.lost != nil {
+	if c.idle() || c.w == nil {
 		return nil
 	}
 	b, err := c.w.Finish(object.Header{Kind: object.KindPack, Name: fmt.Sprintf("%s/%d", c.id, n), SystemID: systemID})
