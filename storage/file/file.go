@@ -136,10 +136,11 @@ func (s *Store) open(ctx context.Context) (*os.Root, error) {
 	if err != nil {
 		return nil, explain(err)
 	}
+	marked := s.marked.Load() // before the look: another goroutine may put the file there right after it
 	switch _, err := r.Lstat(lockFile); {
 	case err == nil:
 		s.marked.Store(true)
-	case errors.Is(err, fs.ErrNotExist) && !s.marked.Load():
+	case errors.Is(err, fs.ErrNotExist) && !marked:
 	case errors.Is(err, fs.ErrNotExist):
 		_ = r.Close()
 		return nil, fmt.Errorf("%w: %s has lost its %s: is it still mounted?", storage.ErrNoStore, s.root, lockFile)
