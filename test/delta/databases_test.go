@@ -16,7 +16,7 @@ import (
 func TestOnlyDatabases(t *testing.T) {
 	eachMajor(t, func(t *testing.T, major int) {
 		w := world.New(t, world.Options{
-			Major: major, Checksums: true, WALSegmentSizeMiB: 1,
+			Major: major, WALSegmentSizeMiB: 1, // no checksums: then VACUUM marks pages without an image of them in WAL
 			ServerArgs: []string{"-c", "autovacuum_naptime=1"},
 		})
 		s := w.Server
@@ -26,6 +26,7 @@ func TestOnlyDatabases(t *testing.T) {
 			INSERT INTO t SELECT i, repeat(md5(i::text), 5) FROM generate_series(1, 20000) i;
 			CREATE TABLE spaced TABLESPACE shared AS SELECT i FROM generate_series(1, 5000) i;
 			CREATE INDEX brin ON t USING brin (i); CREATE INDEX hash ON t USING hash (pad);
+			CREATE TABLE quiet WITH (autovacuum_enabled = off) AS SELECT generate_series(1, 5000) AS i;
 			CREATE UNLOGGED TABLE u AS SELECT 1 AS i`
 		for _, db := range []string{"wanted", "by_oid", "Left-One", "left_two"} {
 			s.Exec(fmt.Sprintf(`CREATE DATABASE "%s"`, db))
@@ -38,12 +39,13 @@ func TestOnlyDatabases(t *testing.T) {
 			CREATE TABLE later AS SELECT * FROM t; DELETE FROM later WHERE i % 2 = 0`
 		for _, db := range []string{"wanted", "by_oid", "Left-One", "left_two"} {
 			s.ExecIn(db, change)
-			for _, vacuum := range []string{"VACUUM (FREEZE) t", "VACUUM later", "VACUUM FULL spaced", "REINDEX TABLE t", "REINDEX TABLE pg_class"} {
+			for _, vacuum := range []string{"VACUUM (FREEZE) t", "VACUUM later", "VACUUM quiet", "VACUUM FULL spaced", "REINDEX TABLE t"} {
 				s.ExecIn(db, vacuum)
 			}
 			s.ExecIn(db, "DELETE FROM t WHERE i > 10000; INSERT INTO t SELECT i, 'again' FROM generate_series(30000, 31000) i")
 			s.ExecIn(db, "VACUUM t") // truncates
 		}
+		s.ExecIn("Left-One", "REINDEX TABLE pg_class") // WAL brings its relation map back
 		s.ArchiveAll()
 		want := s.Sums("postgres", "wanted", "by_oid")
 
@@ -55,7 +57,7 @@ func TestOnlyDatabases(t *testing.T) {
 		if len(o.Plan.LeftOut) != 2 || o.Result.BytesWritten > o.Result.Bytes*3/4 {
 			t.Errorf("%+v", o)
 		}
-		w.VerifyBackup(dir, false)
+		verify(w, dir, major)
 		r := w.StartRestored(dir)
 		r.WaitPrimary()
 		if d := want.Diff(r.Sums("postgres", "wanted", "by_oid")); d != "" {

@@ -62,7 +62,7 @@ func TestDelta(t *testing.T) {
 		if !p.Compared || p.BytesKept != o.Result.BytesKept || p.BytesFetch != o.Result.BytesWritten || p.RemoveFiles != o.Result.FilesRemoved {
 			t.Errorf("the dry run said %+v, the result is %+v", p, o.Result)
 		}
-		w.VerifyBackup(dir, false)
+		verify(w, dir, major)
 
 		// What is read follows what differs: nothing, a page here and there, more of them.
 		var sent [3]int64
@@ -77,7 +77,7 @@ func TestDelta(t *testing.T) {
 				t.Errorf("%d pages differed, %d bytes were written", n, o.Result.BytesWritten)
 			}
 			t.Logf("%d pages differ: %d bytes of packs in %d requests, %d for all", n, sent[i], requests, whole)
-			w.VerifyBackup(dir, false)
+			verify(w, dir, major)
 		}
 		if sent[0] > whole/10 || sent[1]-sent[0] > whole/10 || sent[2] <= sent[1] || sent[2] >= whole {
 			t.Errorf("bytes sent for 0, 2 and 20 pages: %v, %d for all", sent, whole)
@@ -99,7 +99,7 @@ func TestDelta(t *testing.T) {
 			t.Fatal(err)
 		}
 		restore(t, w, dir, "--delta")
-		w.VerifyBackup(dir, false)
+		verify(w, dir, major)
 		r = w.StartRestored(dir)
 		r.WaitPrimary()
 		same(t, "restored over a damaged copy", want, r)
