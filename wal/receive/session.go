@@ -61,6 +61,17 @@ func (s *session) receive(ctx context.Context) (next bool, err error) {
 		sweep(ctx, s.repo, s.o.Host, at.leftover, s.o.Events)
 	}
 	if start := s.size.Start(at.segment); start > end {
+		// While the store was looked at, the server went on, and may have pushed what it wrote.
+		now, fresh, err := s.position(ctx)
+		if err != nil {
+			return false, err
+		}
+		if now != tli {
+			return true, nil
+		}
+		end = fresh
+	}
+	if start := s.size.Start(at.segment); start > end {
 		standby, err := isStandby(ctx, s.conn)
 		if err != nil {
 			return false, err
