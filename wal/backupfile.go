@@ -64,12 +64,13 @@ func parseBackup(b []byte, history bool) (f BackupFile, err error) {
 	f.Method = p.first("BACKUP METHOD: ")
 	f.From = p.first("BACKUP FROM: ")
 	f.StartTimeText = p.first("START TIME: ")
+	if p.hasLast("INCREMENTAL FROM TLI: ") { // last of all in both
+		f.IncrementalFromTimeline = p.timeline(p.last("INCREMENTAL FROM TLI: "))
+		f.IncrementalFromLSN = p.lsn(p.last("INCREMENTAL FROM LSN: "))
+	}
 	if history {
 		f.StopTimeline = p.timeline(p.last("STOP TIMELINE: "))
 		f.StopTimeText = p.last("STOP TIME: ")
-	} else if p.hasLast("INCREMENTAL FROM TLI: ") {
-		f.IncrementalFromTimeline = p.timeline(p.last("INCREMENTAL FROM TLI: "))
-		f.IncrementalFromLSN = p.lsn(p.last("INCREMENTAL FROM LSN: "))
 	}
 	f.StartTimeline = p.timeline(p.last("START TIMELINE: "))
 	if p.err == nil {

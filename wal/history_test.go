@@ -178,6 +178,29 @@ INCREMENTAL FROM LSN: 0/7000028
 INCREMENTAL FROM TLI: 1
 `
 
+// The history file that a server of 17 or newer archives after an incremental backup.
+func TestIncrementalBackupFile(t *testing.T) {
+	f, err := wal.ParseBackupFile([]byte(`START WAL LOCATION: 0/1E000028 (file 00000001000000000000001E)
+STOP WAL LOCATION: 0/1E000120 (file 00000001000000000000001E)
+CHECKPOINT LOCATION: 0/1E000080
+BACKUP METHOD: streamed
+BACKUP FROM: primary
+START TIME: 2026-11-24 21:10:53 UTC
+LABEL: a label
+START TIMELINE: 1
+STOP TIME: 2026-11-24 21:10:54 UTC
+STOP TIMELINE: 1
+INCREMENTAL FROM LSN: 0/1C000028
+INCREMENTAL FROM TLI: 1
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if f.StopLSN != 0x1E000120 || f.StopTimeline != 1 || f.Label != "a label" || f.IncrementalFromLSN != 0x1C000028 || f.IncrementalFromTimeline != 1 {
+		t.Errorf("%+v", f)
+	}
+}
+
 func TestBackupLabelWithLineBreak(t *testing.T) {
 	l, err := wal.ParseBackupLabel([]byte(labelText))
 	if err != nil {
