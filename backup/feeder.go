@@ -60,7 +60,9 @@ func (c *copier) runStream(ctx context.Context, f *feeder) (lines *sorted, err e
 			return nil, err
 		}
 		defer func() { err = errors.Join(err, f.known.close()) }()
-		f.refresh = c.ref.worn()
+		if !c.ref.sent {
+			f.refresh = c.ref.worn()
+		}
 	}
 	f.free = make(chan []byte, c.o.Workers+2)
 	for range cap(f.free) {
@@ -182,9 +184,18 @@ func (f *feeder) entry(e stream.Entry) error {
 	case "tablespace_map":
 		return f.small(e, &f.tablespaceMap)
 	}
-	class, rel, left := source.Sent(e.Path, e.Dir, f.major)
+	whole, changed := e.Path, false
+	if f.ref != nil && f.ref.sent {
+		if whole, changed = e.Whole(); !changed {
+			whole = e.Path
+		}
+	}
+	class, rel, left := source.Sent(whole, e.Dir, f.major)
 	if left {
 		return nil
+	}
+	if changed && class == source.Relation {
+		return f.increment(e, source.Entry{Path: whole, Class: class, Mode: e.Mode, ModTime: e.ModTime, Relation: rel})
 	}
 	if e.Link != "" {
 		class = source.Link
@@ -372,8 +383,8 @@ func (f *feeder) current() *job {
 // put adds a part to the job, and hands it on when it is full.
 func (f *feeder) put(p part) error {
 	j := f.current()
-	if h, ok := p.held.(*held); ok {
-		f.filled += len(h.data)
+	if h, ok := p.held.(interface{ inBuffer() int }); ok {
+		f.filled += h.inBuffer()
 	}
 	j.parts = append(j.parts, p)
 	if len(j.parts) < maxParts && (j.buf == nil || f.filled < feedBuffer) {
@@ -405,6 +416,9 @@ type held struct {
 	base  int64 // where in the file data begins
 	data  []byte
 }
+
+// inBuffer is how much of the job's buffer it takes.
+func (h *held) inBuffer() int { return len(h.data) }
 
 // ReadAt, Stat and Close are source.File's.
 func (h *held) ReadAt(b []byte, at int64) (int, error) {

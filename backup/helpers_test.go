@@ -96,7 +96,7 @@ func rebuild(t *testing.T, repo *catalog.Repository, h catalog.BackupHeader) *re
 		t.Fatal(err)
 	}
 	r := &rebuilt{header: m.Header(), entries: map[string]catalog.FileEntry{}, files: map[string][]byte{}}
-	packs := packReader{t: t, repo: repo, ref: h.Ref(), open: map[string]*object.Object{}}
+	packs := packReader{t: t, repo: repo, ref: h.Ref(), open: map[string]*object.Object{}, last: map[string]plainFrame{}}
 	live := map[int]int64{}
 	for e, err := range m.Files() {
 		if err != nil {
@@ -142,6 +142,12 @@ type packReader struct {
 	repo *catalog.Repository
 	ref  catalog.ClusterRef
 	open map[string]*object.Object
+	last map[string]plainFrame // of each pack the frame that was read last
+}
+
+type plainFrame struct {
+	i int
+	b []byte
 }
 
 func (r *packReader) object(p catalog.PackEntry) *object.Object {
@@ -174,10 +180,15 @@ func (r *packReader) check(p catalog.PackEntry) {
 
 func (r *packReader) frame(p catalog.PackEntry, i int) []byte {
 	r.t.Helper()
+	key := p.Key(r.ref)
+	if f, ok := r.last[key]; ok && f.i == i {
+		return f.b
+	}
 	b, err := r.object(p).Frame(i, nil)
 	if err != nil {
-		r.t.Fatalf("%s frame %d: %v", p.Key(r.ref), i, err)
+		r.t.Fatalf("%s frame %d: %v", key, i, err)
 	}
+	r.last[key] = plainFrame{i, b}
 	return b
 }
 

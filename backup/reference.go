@@ -27,6 +27,9 @@ type reference struct {
 	// expired says of packs that they are too old to be kept.
 	expired func(catalog.PackEntry) bool
 
+	// sent: the server sends what changed since.
+	sent bool
+
 	// dropped are the map packs of which the maps are written again, by index.
 	dropped map[int]bool
 }
@@ -205,6 +208,8 @@ func (r *reference) method() catalog.Method {
 		return catalog.MethodFull
 	case r.changed != nil:
 		return catalog.MethodSummaries
+	case r.sent:
+		return catalog.MethodStream
 	}
 	return catalog.MethodScan
 }

@@ -8,6 +8,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
+
 	"pgstow/backup/source"
 	"pgstow/backup/stream"
 	"pgstow/catalog"
@@ -39,6 +41,11 @@ type streaming struct {
 	started  time.Time
 	timeline wal.TimelineID // where the server was at the beginning
 	history  wal.History    // of that
+
+	cache   *refCache
+	noCache string     // why there is none
+	told    *reference // what the server was told of; nil: nothing
+	why     string     // why that is nothing
 }
 
 // streamed backs up a server without its files.
@@ -49,7 +56,7 @@ func (c *creation) streamed(ctx context.Context) (h catalog.BackupHeader, err er
 	if err != nil {
 		return h, &notReachedError{err}
 	}
-	defer s.server.Close()
+	defer func() { s.server.Close() }() // it can become another one
 	if s.beside, err = s.server.Again(ctx); err != nil {
 		return h, hint(err, "a backup needs two connections for replication, three at its end: max_wal_senders must leave them free")
 	}
@@ -183,9 +190,22 @@ func (s *streaming) begin(ctx context.Context) (b *stream.Backup, err error) {
 	if s.history, err = s.beside.History(ctx, s.timeline); err != nil {
 		return nil, err
 	}
-	b, err = s.server.StartBackup(ctx, stream.BackupOptions{
-		Label: serverLabel(s.id, s.o.Label), Spread: s.o.SpreadCheckpoint, MaxRate: s.o.StreamRate,
-	})
+	s.cache, s.noCache = openCache(s.o.CacheDir, s.repo, s.ref, s.id)
+	if s.told, s.why, err = s.offer(ctx); err != nil {
+		return nil, err
+	}
+	o := stream.BackupOptions{
+		Label: serverLabel(s.id, s.o.Label), Spread: s.o.SpreadCheckpoint, MaxRate: s.o.StreamRate, Incremental: s.told != nil,
+	}
+	b, err = s.server.StartBackup(ctx, o)
+	var refused *pgconn.PgError
+	if o.Incremental && errors.As(err, &refused) && ctx.Err() == nil { // summaries are missing, or not there yet
+		s.told, s.why, o.Incremental = nil, refused.Message, false
+		if err := s.reconnect(ctx); err != nil {
+			return nil, err
+		}
+		b, err = s.server.StartBackup(ctx, o)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -217,14 +237,9 @@ func (s *streaming) copier(ctx context.Context, b *stream.Backup) (*copier, erro
 	if s.dir == "" {
 		k.source.Root = "streamed from " + s.server.Address
 	}
-	cache, noCache := openCache(s.o.CacheDir, s.repo, s.ref, s.id)
-	k.cache = cache
-	var err error
-	if k.ref, k.why, err = s.findReference(ctx, beginning{start: b.Start, history: s.history, control: s.control}, cache); err != nil {
+	k.cache = s.cache
+	if err := s.choose(ctx, k, b); err != nil {
 		return nil, err
-	}
-	if k.ref == nil && noCache != "" && !s.o.Full {
-		k.why = noCache
 	}
 	e := MethodEvent{Method: k.ref.method(), Why: k.why}
 	if k.ref != nil {
@@ -232,6 +247,26 @@ func (s *streaming) copier(ctx context.Context, b *stream.Backup) (*copier, erro
 	}
 	s.report.emit(e)
 	return k, nil
+}
+
+// choose finds the reference: the one that the server was told of, or what there is now that
+// the start is known.
+func (s *streaming) choose(ctx context.Context, k *copier, b *stream.Backup) (err error) {
+	if s.told != nil {
+		if k.ref = s.told; b.Start < k.ref.header.Stop {
+			return fmt.Errorf("the server sends what changed since backup %s, which ended at %s, after the start of this one at %s", k.ref.header.ID, k.ref.header.Stop, b.Start)
+		}
+		return nil
+	}
+	k.ref, k.why, err = s.findReference(ctx, beginning{start: b.Start, history: s.history, control: s.control}, s.cache)
+	switch {
+	case err != nil || s.o.Full:
+	case k.ref != nil:
+		k.why = s.why
+	case s.noCache != "":
+		k.why = s.noCache
+	}
+	return err
 }
 
 // tablespacesSent are those beside the data directory. One in place has a path in it
@@ -315,6 +350,9 @@ func (s *streaming) ended(ctx context.Context, k *copier, b *stream.Backup, f *f
 	}
 	if err := s.checkStop(b.Start, label, got.stopped); err != nil {
 		return got, err
+	}
+	if from := label.IncrementalFromLSN; s.told != nil && from != s.told.header.Start || s.told == nil && from != 0 {
+		return got, fmt.Errorf("the server sent what changed since %s, and was asked for something else", from)
 	}
 	got.checkpoint, got.startTLI = label.CheckpointLSN, label.StartTimeline
 	if got.control, err = s.checkControl(k, f.controlFile, b.Start); err != nil {

@@ -127,3 +127,75 @@ func same(t *testing.T, a, b *rebuilt) {
 func named(r *rebuilt) []string {
 	return slices.DeleteFunc(slices.Sorted(maps.Keys(r.entries)), func(path string) bool { return strings.HasPrefix(path, "pg_wal/") })
 }
+
+// From 17 on a server that summarizes its WAL sends what changed. What comes of it is what
+// reading every page gives, but for visibility maps, which are empty where they were sent in
+// part (RULES-physical A1).
+func TestServerIncremental(t *testing.T) {
+	majors := []int{17, 18}
+	if os.Getenv("PGSTOW_TEST_MAJORS") != "" {
+		majors = slices.DeleteFunc(pg.Majors(t), func(m int) bool { return m < 17 })
+	}
+	for _, major := range majors {
+		t.Run(fmt.Sprint(major), func(t *testing.T) {
+			t.Parallel()
+			serverIncremental(t, major)
+		})
+	}
+}
+
+func serverIncremental(t *testing.T, major int) {
+	s := pg.New(t, pg.Options{Major: major, Checksums: true, WALSegmentSizeMiB: 1, Conf: map[string]string{"summarize_wal": "on"}})
+	variety(t, s)
+	s.Exec("CREATE TABLE cut AS SELECT g AS a, repeat('x', 200) AS b FROM generate_series(1, 20000) g; CREATE TABLE regrown AS TABLE cut")
+	s.Exec("VACUUM")
+	quiet(t, s)
+	repo, _ := newRepo(t)
+	take := func(o backup.CreateOptions) *rebuilt {
+		t.Helper()
+		o.Cluster, o.Conn, o.WAL, o.Source = "main", s.DSN("postgres"), backup.WALInclude, backup.SourceStream
+		h, err := backup.Create(t.Context(), repo, o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return rebuild(t, repo, h)
+	}
+	last := take(backup.CreateOptions{})
+	for _, sql := range []string{
+		"UPDATE pgbench_accounts SET abalance = 1 WHERE aid % 5000 = 0; CREATE TABLE fresh AS SELECT 1 AS a; DROP TABLE apart0|VACUUM",
+		"DELETE FROM cut WHERE a > 5000; DELETE FROM regrown WHERE a > 100|VACUUM cut|VACUUM regrown|DROP DATABASE second",
+		"INSERT INTO regrown SELECT g, 'again' FROM generate_series(1, 3000) g|CREATE DATABASE third",
+		"SELECT 1",
+	} {
+		for part := range strings.SplitSeq(sql+"|VACUUM pg_database|CHECKPOINT", "|") {
+			s.Exec(part)
+		}
+		sent := take(backup.CreateOptions{})
+		if sent.header.Method != catalog.MethodStream || sent.header.Reference != last.header.ID {
+			t.Fatalf("%s: %s since %q: %s", sql, sent.header.Method, sent.header.Reference, sent.header.Why)
+		}
+		if sent.header.BytesRead*3 > last.header.BytesRead && last.header.Method == catalog.MethodFull {
+			t.Errorf("%s: %d bytes were sent, %d for all", sql, sent.header.BytesRead, last.header.BytesRead)
+		}
+		all := take(backup.CreateOptions{Full: true})
+		maps := 0
+		for path, e := range sent.entries {
+			if strings.HasSuffix(path, "_vm") && e.Size == 0 && all.entries[path].Size > 0 {
+				sent.files[path], sent.entries[path] = all.files[path], all.entries[path]
+				maps++
+			}
+		}
+		if maps == 0 {
+			t.Errorf("%s: no visibility map was sent in part", sql)
+		}
+		same(t, all, sent)
+		last = sent
+		// The full one must not be the next reference.
+		if _, err := repo.DeleteBackup(t.Context(), all.header.Ref(), all.header.ID, catalog.DeleteOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		if t.Failed() {
+			t.Fatal(sql)
+		}
+	}
+}

@@ -24,6 +24,9 @@ type BackupOptions struct {
 	Spread bool
 	// MaxRate bounds what the server sends, in bytes a second; 0: no limit.
 	MaxRate int64
+	// Incremental asks for what changed since the backup of which the manifest was
+	// uploaded on this connection.
+	Incremental bool
 }
 
 // Rates that the server takes, in bytes a second (MAX_RATE_LOWER and MAX_RATE_UPPER in src/include/replication/basebackup.h).
@@ -58,6 +61,9 @@ func (o BackupOptions) sql(major int) string {
 		checkpoint = "spread"
 	}
 	list := []string{"LABEL " + label, "PROGRESS", "CHECKPOINT '" + checkpoint + "'", "WAIT false", "MANIFEST 'no'"}
+	if o.Incremental {
+		list = append(list, "INCREMENTAL")
+	}
 	if major > 15 {
 		list = append(list, "TABLESPACE_MAP")
 	}

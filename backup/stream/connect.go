@@ -58,6 +58,9 @@ type Facts struct {
 	// DataDirectory is empty where the role may not know it.
 	DataDirectory string
 	DirectoryMode fs.FileMode
+	// Summarizes: it keeps summaries of its WAL, by which it can send what changed (17
+	// and newer).
+	Summarizes bool
 }
 
 // Major is PostgreSQL's major version.
@@ -225,6 +228,13 @@ func (s *Server) learn(ctx context.Context) error {
 	}
 	if m := s.Major(); m < 13 || m > 18 {
 		return fmt.Errorf("PostgreSQL %d: pgstow knows 13 to 18", m)
+	}
+	if s.Major() >= 17 {
+		v, err := show(ctx, s.conn, "summarize_wal")
+		if err != nil {
+			return err
+		}
+		s.Summarizes = v == "on"
 	}
 	if s.DataDirectory, err = show(ctx, s.conn, "data_directory"); err != nil && !isPgError(err) {
 		return err // a role that may not know it is no error

@@ -178,6 +178,8 @@ func beginText(v backup.MethodEvent) string {
 		text = "changes since " + v.Reference + " by reading and comparing every page"
 	case catalog.MethodSummaries:
 		text = "changes since " + v.Reference + " by WAL summaries"
+	case catalog.MethodStream:
+		text = "changes since " + v.Reference + " as the server sends them"
 	}
 	if v.Why != "" {
 		text += ": " + v.Why
