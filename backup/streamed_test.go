@@ -66,10 +66,21 @@ func streamEqualsLocal(t *testing.T, major int) {
 	repo, _ := newRepo(t)
 	take := func(o backup.CreateOptions) *rebuilt {
 		t.Helper()
-		o.Cluster, o.Conn, o.WAL = "main", s.DSN("postgres"), backup.WALInclude
+		var ev events
+		o.Cluster, o.Conn, o.WAL, o.Events = "main", s.DSN("postgres"), backup.WALInclude, ev.add
 		h, err := backup.Create(t.Context(), repo, o)
 		if err != nil {
 			t.Fatal(err)
+		}
+		var done backup.ProgressEvent
+		for _, e := range ev.list {
+			if p, ok := e.(backup.ProgressEvent); ok {
+				done = p
+			}
+		}
+		// The total is what server or walk found before, and what was read is all of it.
+		if done.BytesTotal == 0 || done.BytesDone < done.BytesTotal*9/10 || done.BytesDone > done.BytesTotal*11/10 || done.FilesDone == 0 || done.BytesStored == 0 {
+			t.Errorf("progress %+v", done)
 		}
 		return rebuild(t, repo, h)
 	}
@@ -132,7 +143,7 @@ func named(r *rebuilt) []string {
 // reading every page gives, but for visibility maps, which are empty where they were sent in
 // part (RULES-physical A1).
 func TestServerIncremental(t *testing.T) {
-	majors := []int{17, 18}
+	majors := []int{17} // test/stream takes 18
 	if os.Getenv("PGSTOW_TEST_MAJORS") != "" {
 		majors = slices.DeleteFunc(pg.Majors(t), func(m int) bool { return m < 17 })
 	}

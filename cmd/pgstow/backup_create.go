@@ -21,8 +21,8 @@ func backupCreateCommand(e *environment) *cli.Command {
 	return leaf(&cli.Command{
 		Name:  "create",
 		Usage: "take a base backup",
-		Description: `Reads the data directory of a running server in parallel, between pg_backup_start and pg_backup_stop, and commits only when the backup's
-WAL is proven in the archive, or is part of the backup (--wal include). The first backup is full; each later one stores the pages that changed
+		Description: `Reads the data directory of a running server in parallel, between pg_backup_start and pg_backup_stop, or, where that directory is not
+here, takes what the server sends by the replication protocol (--source). It commits only when the backup's WAL is proven in the archive, or is part of the backup (--wal include). The first backup is full; each later one stores the pages that changed
 since the newest backup of this server's past, and restores like a full one. What changed is told by WAL summaries (PostgreSQL 17 and newer, with
 summarize_wal = on), else every page is read and compared. PostgreSQL is found as libpq finds it: PGHOST, PGPORT, PGUSER,
 PGSERVICE, .pgpass. Pages that do not agree with their checksum are named, and end the command with exit status 3.`,
@@ -35,7 +35,7 @@ PGSERVICE, .pgpass. Pages that do not agree with their checksum are named, and e
 			&cli.BoolFlag{Name: "scan", Usage: "read and compare every page, also where WAL summaries would tell which changed"},
 			&cli.BoolFlag{Name: "offline", Usage: "a cold backup of a cleanly stopped server; needs --pgdata"},
 			&cli.StringFlag{Name: "workers", Usage: "readers and compressors at work at once (`N`), default one per core"},
-			&cli.StringFlag{Name: "rate-limit", Usage: "at most so many bytes per second to the store (`SIZE`, such as 50MiB)"},
+			&cli.StringFlag{Name: "rate-limit", Usage: "at most so many bytes per second to the store, and from a server that streams (`SIZE`, such as 50MiB)"},
 			&cli.StringFlag{Name: "archive-timeout", Usage: "wait at most `DURATION` for the archive"},
 			jsonFlag(),
 		},

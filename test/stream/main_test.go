@@ -58,7 +58,11 @@ func roundTrip(t *testing.T, o world.Options) {
 	w.Must("backup", "delete", third.ID)
 	s.Exec("INSERT INTO fresh VALUES (7)")
 	want := sumsOf(s)
-	for _, id := range []string{first.ID, fourth.ID} {
+	ids := []string{fourth.ID}
+	if w.Kind == world.MinIO {
+		ids = append(ids, first.ID)
+	}
+	for _, id := range ids {
 		r := restored(t, w, spaces, false, "--backup", id)
 		holds(t, id, r, want)
 		if rows := r.Value("SELECT count(*) FROM volatile"); rows != "0" {
