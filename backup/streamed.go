@@ -60,7 +60,7 @@ func (c *creation) streamed(ctx context.Context) (h catalog.BackupHeader, err er
 	if s.beside, err = s.server.Again(ctx); err != nil {
 		return h, hint(err, "a backup needs two connections for replication, three at its end: max_wal_senders must leave them free")
 	}
-	defer s.beside.Close()
+	defer func() { s.beside.Close() }()
 	if s.sql = s.openSQL(ctx); s.sql != nil {
 		defer s.sql.close(context.WithoutCancel(ctx))
 	}
@@ -338,6 +338,15 @@ func (s *streaming) ended(ctx context.Context, k *copier, b *stream.Backup, f *f
 		s.report.emit(NoteEvent{Text: "the server found pages that do not agree with their checksums; in what it sent there are none"})
 	}
 	tli, _, err := s.beside.Position(ctx)
+	if err != nil && ctx.Err() == nil { // it was idle as long as the files came
+		again, aerr := s.server.Again(ctx)
+		if aerr != nil {
+			return got, errors.Join(err, aerr)
+		}
+		s.beside.Close()
+		s.beside = again
+		tli, _, err = s.beside.Position(ctx)
+	}
 	switch {
 	case err != nil:
 		return got, err

@@ -156,6 +156,27 @@ func TestLostConnection(t *testing.T) {
 	holds(t, "restored", restored(t, w, spaces, false), sumsOf(s))
 }
 
+// TestIdleConnection: the connection beside the one that files come by is lost meanwhile. That is made good.
+func TestIdleConnection(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, world.Options{WALSegmentSizeMiB: 1})
+	s := w.Server
+	s.PgbenchInit(1)
+	cmd := w.Command("pgstow", "backup", "create", "--source", "stream", "--rate-limit", "8MiB")
+	cmd.Env = append(cmd.Env, streamer)
+	var out strings.Builder
+	cmd.Stdout, cmd.Stderr = &out, &out
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	s.AwaitValue("SELECT coalesce(max(backup_streamed) > 100000, false)::text FROM pg_stat_progress_basebackup", "true")
+	killed := s.Value(`SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+		WHERE backend_type = 'walsender' AND pid NOT IN (SELECT pid FROM pg_stat_progress_basebackup)`)
+	if err := cmd.Wait(); err != nil || killed != "1" {
+		t.Errorf("%s connections were ended: %v\n%s", killed, err, out.String())
+	}
+}
+
 // TestInterrupted: a signal ends the backup and leaves nothing.
 func TestInterrupted(t *testing.T) {
 	t.Parallel()
