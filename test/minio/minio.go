@@ -23,6 +23,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"pgstow/test/pg"
 )
 
@@ -272,12 +274,26 @@ func find() (string, error) {
 	return bin, nil
 }
 
+// freeAddr returns an address that stays this server's until the test ends, also while it is down. MinIO listens with SO_REUSEPORT: without
+// that two servers could share a port, and each would get some of the other's requests. The socket here is bound and does not listen, so
+// that nobody else is given its port, and a connection is refused while MinIO is not there.
 func freeAddr(t pg.TB) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		t.Fatalf("free port: %v", err)
 	}
-	defer func() { _ = l.Close() }()
-	return l.Addr().String()
+	t.Cleanup(func() { _ = unix.Close(fd) })
+	err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1)
+	if err == nil {
+		err = unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}})
+	}
+	var name unix.Sockaddr
+	if err == nil {
+		name, err = unix.Getsockname(fd)
+	}
+	if err != nil {
+		t.Fatalf("free port: %v", err)
+	}
+	return fmt.Sprintf("127.0.0.1:%d", name.(*unix.SockaddrInet4).Port)
 }
