@@ -13,12 +13,14 @@ import (
 	"errors"
 	"fmt"
 	"math/big"
+	mathrand "math/rand/v2"
 	"net"
 	"net/http"
 	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -274,26 +276,34 @@ func find() (string, error) {
 	return bin, nil
 }
 
-// freeAddr returns an address that stays this server's until the test ends, also while it is down. MinIO listens with SO_REUSEPORT: without
-// that two servers could share a port, and each would get some of the other's requests. The socket here is bound and does not listen, so
-// that nobody else is given its port, and a connection is refused while MinIO is not there.
+// freeAddr returns an address that is this server's alone until the test ends, also while it is down. MinIO listens with SO_REUSEPORT: two
+// servers that were given one port would share it, and each would get some of the other's requests. Ports below those that the kernel gives
+// to connections are each guarded by the lock of a file.
 func freeAddr(t pg.TB) string {
 	t.Helper()
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		t.Fatalf("free port: %v", err)
+	folder := filepath.Join(os.TempDir(), "pgstow-test-ports")
+	if err := os.Mkdir(folder, 0o777); err == nil {
+		err = os.Chmod(folder, 0o777|os.ModeSticky) // for tests of other users, too
+		if err != nil {
+			t.Fatalf("free port: %v", err)
+		}
 	}
-	t.Cleanup(func() { _ = unix.Close(fd) })
-	err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1)
-	if err == nil {
-		err = unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}})
+	for range 1000 {
+		port := strconv.Itoa(20000 + mathrand.IntN(12000))
+		lock, err := os.OpenFile(filepath.Join(folder, port), os.O_RDWR|os.O_CREATE, 0o666)
+		if err != nil {
+			continue // another user's
+		}
+		if unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
+			addr := "127.0.0.1:" + port
+			if l, err := net.Listen("tcp", addr); err == nil {
+				_ = l.Close()
+				t.Cleanup(func() { _ = lock.Close() })
+				return addr
+			}
+		}
+		_ = lock.Close()
 	}
-	var name unix.Sockaddr
-	if err == nil {
-		name, err = unix.Getsockname(fd)
-	}
-	if err != nil {
-		t.Fatalf("free port: %v", err)
-	}
-	return fmt.Sprintf("127.0.0.1:%d", name.(*unix.SockaddrInet4).Port)
+	t.Fatalf("no free port for MinIO")
+	return ""
 }
