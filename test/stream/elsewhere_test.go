@@ -161,7 +161,6 @@ func TestIdleConnection(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, world.Options{WALSegmentSizeMiB: 1})
 	s := w.Server
-	s.PgbenchInit(1)
 	cmd := w.Command("pgstow", "backup", "create", "--source", "stream", "--rate-limit", "8MiB")
 	cmd.Env = append(cmd.Env, streamer)
 	var out strings.Builder

@@ -47,18 +47,20 @@ func roundTrip(t *testing.T, o world.Options) {
 	if second.Method != "scan" || second.Reference != first.ID || second.PagesChanged == 0 || second.BytesStored*2 > first.BytesStored {
 		t.Errorf("second: %+v, first: %+v", second, first)
 	}
-	change(s)
-	third := w.Backup() // by the data directory, on what was streamed
-	change(s)
-	fourth := stream(t, w, s)
-	if fourth.Reference != third.ID {
-		t.Errorf("fourth: %+v", fourth)
+	last := second
+	if o.Major == 0 {
+		change(s)
+		third := w.Backup() // by the data directory, on what was streamed
+		change(s)
+		if last = stream(t, w, s); last.Reference != third.ID {
+			t.Errorf("last: %+v", last)
+		}
+		w.Must("backup", "delete", second.ID)
+		w.Must("backup", "delete", third.ID)
 	}
-	w.Must("backup", "delete", second.ID)
-	w.Must("backup", "delete", third.ID)
 	s.Exec("INSERT INTO fresh VALUES (7)")
 	want := sumsOf(s)
-	ids := []string{fourth.ID}
+	ids := []string{last.ID}
 	if w.Kind == world.MinIO {
 		ids = append(ids, first.ID)
 	}
@@ -75,7 +77,7 @@ func roundTrip(t *testing.T, o world.Options) {
 			}
 		}
 	}
-	if show := w.Must("backup", "show", fourth.ID); !strings.Contains(show, "stream") {
+	if show := w.Must("backup", "show", last.ID); !strings.Contains(show, "stream") {
 		t.Errorf("show does not tell how it was taken:\n%s", show)
 	}
 }
