@@ -160,7 +160,11 @@ func (r *repair) all(ctx context.Context) error {
 	r.done = make([]RepairedFile, len(r.files))
 	err := r.some(ctx, there)
 	if err == nil {
-		err = r.some(ctx, missing)
+		// The oldest alone: what an interrupted run leaves out is then behind something, and not taken for older than the archive.
+		err = r.some(ctx, missing[:min(1, len(missing))])
+	}
+	if err == nil {
+		err = r.some(ctx, missing[min(1, len(missing)):])
 	}
 	for _, f := range r.done {
 		switch f.Action {
