@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"iter"
 	"slices"
 	"strconv"
 	"strings"
@@ -97,30 +96,13 @@ func (r *reference) worn() map[pagemap.PackRef]bool {
 
 // writeLines puts the lines into the manifest, and the maps that changed into packs.
 func (c *copier) writeLines(ctx context.Context, lines *sorted) error {
-	items := newLines(lines.each)
 	if c.ref != nil {
 		c.collect.notWorth() // of map packs
-		items = c.ref.again(ctx, lines.each, nil)
 	}
-	if err := c.pass(ctx, items, false); err != nil {
+	if err := c.pass(ctx, c.ref.again(ctx, lines.each, nil), false); err != nil {
 		return err
 	}
 	return c.collect.maps.close(c.collect)
-}
-
-// newLines are items for lines of which all maps are new.
-func newLines(lines iter.Seq2[record, error]) iter.Seq2[item, error] {
-	return func(yield func(item, error) bool) {
-		for r, err := range lines {
-			it := item{entry: source.Entry{Path: r.Line.Path}, do: doKeep, old: &prior{line: r.Line}}
-			if err == nil && len(r.Map) > 0 {
-				it.old.m, err = pagemap.Decode(r.Map)
-			}
-			if !yield(it, err) || err != nil {
-				return
-			}
-		}
-	}
 }
 
 // feed hands out jobs until the server has sent all.

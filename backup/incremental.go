@@ -165,7 +165,8 @@ func (r *reference) wanted(e source.Entry, old *catalog.FileEntry) (doing, []cha
 }
 
 // again gives the items of the second pass: the lines of the first one, in which
-// pages of packs that are not worth being kept are read again.
+// pages of packs that are not worth being kept are read again. r may be nil if all maps
+// are new.
 func (r *reference) again(ctx context.Context, lines iter.Seq2[record, error], refresh map[pagemap.PackRef]bool) iter.Seq2[item, error] {
 	return func(yield func(item, error) bool) {
 		for rec, err := range lines {

@@ -33,12 +33,9 @@ type pending struct {
 
 // newPending makes the file in dir; "" is the folder for temporary files.
 func newPending(dir string) (*pending, error) {
-	f, err := os.CreateTemp(dir, "pgstow-backup-")
+	f, err := nameless(dir)
 	if err != nil {
-		return nil, fmt.Errorf("file for the lines of the manifest: %w", err)
-	}
-	if err := os.Remove(f.Name()); err != nil {
-		return nil, errors.Join(fmt.Errorf("file for the lines of the manifest: %w", err), f.Close())
+		return nil, err
 	}
 	p := &pending{f: f, buf: bufio.NewWriterSize(f, 1<<20)}
 	p.enc = gob.NewEncoder(p.buf)
@@ -75,3 +72,16 @@ func (p *pending) each(yield func(record, error) bool) {
 }
 
 func (p *pending) close() error { return p.f.Close() }
+
+// nameless makes a file that is gone when it is closed; dir "" is the folder for
+// temporary files.
+func nameless(dir string) (*os.File, error) {
+	f, err := os.CreateTemp(dir, "pgstow-backup-")
+	if err != nil {
+		return nil, fmt.Errorf("temporary file: %w", err)
+	}
+	if err := os.Remove(f.Name()); err != nil {
+		return nil, errors.Join(fmt.Errorf("temporary file: %w", err), f.Close())
+	}
+	return f, nil
+}

@@ -72,18 +72,6 @@ func (s *sorted) spill() (err error) {
 	return nil
 }
 
-// nameless makes a file that is gone when it is closed.
-func nameless(dir string) (*os.File, error) {
-	f, err := os.CreateTemp(dir, "pgstow-backup-")
-	if err != nil {
-		return nil, fmt.Errorf("temporary file: %w", err)
-	}
-	if err := os.Remove(f.Name()); err != nil {
-		return nil, errors.Join(fmt.Errorf("temporary file: %w", err), f.Close())
-	}
-	return f, nil
-}
-
 // each gives the records in order. No more can be added. The same path twice is an error.
 func (s *sorted) each(yield func(record, error) bool) {
 	m, err := s.merge()
