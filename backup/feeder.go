@@ -60,7 +60,7 @@ func (c *copier) runStream(ctx context.Context, f *feeder) (lines *sorted, err e
 		}
 		defer func() { err = errors.Join(err, f.known.close()) }()
 		if !c.ref.sent {
-			f.refresh = c.ref.worn()
+			f.refresh = c.ref.wornPacks()
 		}
 	}
 	f.free = make(chan []byte, c.o.Workers+2)
@@ -81,13 +81,13 @@ func (c *copier) runStream(ctx context.Context, f *feeder) (lines *sorted, err e
 	return lines, err
 }
 
-// worn are the packs of which the reference uses too little, or that are too old. What
-// lives of them comes by anyway, so it is stored again. What this backup leaves of the
-// others is not known before all has been sent: that is for the next one.
-func (r *reference) worn() map[pagemap.PackRef]bool {
+// wornPacks are the worn ones as the reference uses them. What lives of them comes by
+// anyway, so it is stored again. What this backup leaves of the others is not known before
+// all has been sent: that is for the next one.
+func (r *reference) wornPacks() map[pagemap.PackRef]bool {
 	out := make(map[pagemap.PackRef]bool)
 	for _, p := range r.packs {
-		if !p.Map && p.LivePages > 0 && (2*p.LivePages < p.Pages || r.expired(p)) {
+		if !p.Map && p.LivePages > 0 && r.worn(p, p.LivePages, p.Pages) {
 			out[pagemap.PackRef{Backup: p.Backup, Pack: uint32(p.N)}] = true
 		}
 	}
@@ -238,7 +238,7 @@ func (f *feeder) item(e source.Entry) (item, error) {
 			})
 		}
 		it.do, it.old = doCompare, old
-	case old.line.Size == e.Size && f.ref.blobStays(old.line.Blob):
+	case f.ref.blobStays(old.line, e.Size):
 		it.do, it.old = doCompare, old
 	}
 	return it, nil

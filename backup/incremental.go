@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"iter"
 	"path"
+	"slices"
 
 	"pgstow/backup/changes"
 	"pgstow/backup/pagemap"
@@ -99,7 +100,7 @@ func (r *reference) item(ctx context.Context, e source.Entry, old *catalog.FileE
 		return it, nil
 	}
 	if e.Class == source.Blob && old.Map == nil {
-		if old.Size >= reuseBlob && old.Size == e.Size && !old.SHA256.IsZero() && r.blobStays(old.Blob) {
+		if r.blobStays(*old, e.Size) {
 			it.do, it.old = doCompare, &prior{line: *old}
 		}
 		return it, nil
@@ -124,15 +125,14 @@ func (r *reference) item(ctx context.Context, e source.Entry, old *catalog.FileE
 	return it, err
 }
 
-// blobStays says whether the packs of a blob are worth being kept.
-func (r *reference) blobStays(parts []catalog.Slice) bool {
-	for _, s := range parts {
-		p := r.packs[s.Pack]
-		if r.expired(p) || p.Pages > 0 && 2*p.LivePages < p.Pages {
-			return false
-		}
-	}
-	return true
+// blobStays says whether a file that is no relation may stay where the reference has it,
+// if it has that size and the same bytes.
+func (r *reference) blobStays(old catalog.FileEntry, size int64) bool {
+	return old.Type == catalog.TypeFile && old.Size >= reuseBlob && old.Size == size && !old.SHA256.IsZero() &&
+		!slices.ContainsFunc(old.Blob, func(s catalog.Slice) bool {
+			p := r.packs[s.Pack]
+			return r.worn(p, p.LivePages, p.Pages)
+		})
 }
 
 // wanted asks the WAL summaries what of a relation's file is to be read.
@@ -223,20 +223,19 @@ func (r *reference) second(ctx context.Context, rec record, refresh map[pagemap.
 	return it, nil
 }
 
-// notWorth lists the data packs that the new maps use too little of, or that are too
-// old: less than half of their pages live, so that a restore never reads more than
-// twice of what it needs. Map packs alike are noted in r.dropped.
+// notWorth lists the data packs that are worn as the new maps use them. Map packs alike
+// are noted in r.dropped.
 func (c *collector) notWorth() map[pagemap.PackRef]bool {
 	out := make(map[pagemap.PackRef]bool)
 	for i, p := range c.ref.packs {
 		if p.Map {
-			if used := c.mapBytes[i]; used > 0 && (2*used < p.PlainSize || c.ref.expired(p)) {
+			if used := c.mapBytes[i]; used > 0 && c.ref.worn(p, used, p.PlainSize) {
 				c.ref.dropped[i] = true
 			}
 			continue
 		}
 		at := pagemap.PackRef{Backup: p.Backup, Pack: uint32(p.N)}
-		if live := c.live[at]; live > 0 && (2*live < p.Pages || c.ref.expired(p)) {
+		if live := c.live[at]; live > 0 && c.ref.worn(p, live, p.Pages) {
 			out[at] = true
 		}
 	}

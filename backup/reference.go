@@ -34,6 +34,13 @@ type reference struct {
 	dropped map[int]bool
 }
 
+// worn says whether a pack of which so much lives, out of a total, is not worth being
+// referred to: it is too old, or less than half of it is in use, so that a restore would
+// read more than twice of what it needs.
+func (r *reference) worn(p catalog.PackEntry, live, total int64) bool {
+	return 2*live < total || r.expired(p)
+}
+
 // dropsMap says whether maps in that pack of the reference are to be written again.
 func (r *reference) dropsMap(pack int) bool { return r.dropped[pack] }
 

@@ -51,7 +51,7 @@ func newLookup(ctx context.Context, r *reference, dir string) (l *lookup, err er
 			if m, err = r.maps.encoded(ctx, *line.Map); err != nil {
 				return nil, mapError(line, r, err)
 			}
-		case line.Type != catalog.TypeFile || line.Size < reuseBlob || line.SHA256.IsZero():
+		case !r.blobStays(line, line.Size):
 			continue
 		}
 		if err := l.put(line, m); err != nil {
