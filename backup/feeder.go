@@ -226,11 +226,9 @@ func (f *feeder) item(e source.Entry) (item, error) {
 	}
 	relation := e.Class == source.Relation
 	switch {
-	case relation != (old.m != nil):
-		if old.m != nil {
-			return it, fmt.Errorf("%s was a relation and is none: a backup with --full does not look back", e.Path)
-		}
-	case relation:
+	case old.m != nil && !relation: // the name was one of pages
+		return it, f.put(part{item: item{entry: e, do: doForget, old: old}, kind: partLine})
+	case old.m != nil:
 		old.start = f.ref.header.Start
 		if len(f.refresh) > 0 {
 			old.m.Select(func(p pagemap.PackRef) bool { return f.refresh[p] }, func(first, pages uint32) {
@@ -238,7 +236,7 @@ func (f *feeder) item(e source.Entry) (item, error) {
 			})
 		}
 		it.do, it.old = doCompare, old
-	case f.ref.blobStays(old.line, e.Size):
+	case !relation && f.ref.blobStays(old.line, e.Size):
 		it.do, it.old = doCompare, old
 	}
 	return it, nil

@@ -71,6 +71,13 @@ func (r *reference) join(ctx context.Context, entries iter.Seq2[source.Entry, er
 			if !ok {
 				return
 			}
+			if old != nil && old.Map != nil && e.Class != source.Relation { // the name was one of pages
+				it, _, ferr := r.forget(ctx, *old)
+				if !yield(it, ferr) || ferr != nil {
+					return
+				}
+				old = nil
+			}
 			it, ierr := r.item(ctx, e, old)
 			if !yield(it, ierr) || ierr != nil {
 				return
@@ -93,28 +100,21 @@ func (r *reference) forget(ctx context.Context, line catalog.FileEntry) (item, b
 // where it is. Smaller ones would only keep old packs alive.
 const reuseBlob = 128 << 10
 
-// item decides what to do with a file; old is its line in the reference, or nil.
+// item decides what to do with a file; old is its line in the reference, or nil. Only a
+// relation's has a map.
 func (r *reference) item(ctx context.Context, e source.Entry, old *catalog.FileEntry) (item, error) {
 	it := item{entry: e}
 	if old == nil || old.Type != catalog.TypeFile {
 		return it, nil
 	}
-	if e.Class == source.Blob && old.Map == nil {
-		if r.blobStays(*old, e.Size) {
+	if old.Map == nil {
+		if e.Class == source.Blob && r.blobStays(*old, e.Size) {
 			it.do, it.old = doCompare, &prior{line: *old}
 		}
 		return it, nil
 	}
-	if old.Map == nil {
-		return it, nil
-	}
-	it.old = &prior{line: *old, lent: true, start: r.header.Start}
-	switch {
-	case e.Class != source.Relation: // a name that was one of pages: stored anew
-		it.do = doRead
-	case r.changed == nil:
-		it.do = doCompare
-	default:
+	it.old, it.do = &prior{line: *old, lent: true, start: r.header.Start}, doCompare
+	if r.changed != nil {
 		it.do, it.wanted = r.wanted(e, old)
 	}
 	if it.do == doKeep {

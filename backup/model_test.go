@@ -428,3 +428,20 @@ func TestReferenceIsNamed(t *testing.T) {
 		t.Error("the reference is gone")
 	}
 }
+
+// A name that was a relation's and is none any more: the pages that it had count no more
+// as used.
+func TestRelationBecomesAnotherThing(t *testing.T) {
+	repo, _ := newRepo(t)
+	f := &field{t: t, dir: bareCluster(t)}
+	for _, name := range []string{"16384", "16385"} {
+		f.must(os.WriteFile(f.path(name), slices.Concat(f.newPage(0), f.newPage(1)), 0o600))
+	}
+	for range 3 {
+		h, err := backup.Create(t.Context(), repo, backup.CreateOptions{Cluster: "main", PGData: f.dir, Offline: true})
+		f.must(err)
+		modelled{h, f.state()}.check(t, repo) // which counts them
+		f.must(os.RemoveAll(f.path("16385")))
+		f.must(os.Mkdir(f.path("16385"), 0o700))
+	}
+}
