@@ -2,7 +2,6 @@ package stream
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -103,7 +102,7 @@ type Backup struct {
 // ends so does the connection.
 func (s *Server) StartBackup(ctx context.Context, o BackupOptions) (*Backup, error) {
 	b := &Backup{s: s, ctx: ctx, at: -1, next: -1}
-	b.stop = context.AfterFunc(ctx, func() { _ = s.conn.Conn().SetDeadline(time.Unix(1, 0)) })
+	b.stop = s.endsWith(ctx)
 	if err := b.begin(o); err != nil {
 		b.Close()
 		return nil, fmt.Errorf("start the backup on the server: %w", err)
@@ -115,8 +114,7 @@ func (s *Server) StartBackup(ctx context.Context, o BackupOptions) (*Backup, err
 func (b *Backup) Close() { b.stop() }
 
 func (b *Backup) begin(o BackupOptions) error {
-	b.s.conn.Frontend().SendQuery(&pgproto3.Query{String: o.sql(b.s.Major())})
-	if err := b.s.conn.Frontend().Flush(); err != nil {
+	if err := b.s.command(o.sql(b.s.Major())); err != nil {
 		return err
 	}
 	rows, err := b.rows()
@@ -174,13 +172,14 @@ func tablespace(row []string) (t Tablespace, err error) {
 	return t, err
 }
 
-// receive is the next message that says something; an error of the server is an error. pgconn has told of warnings.
-func (b *Backup) receive() (pgproto3.BackendMessage, error) {
+// receive is the next message that says something; an error of the server is an error. pgconn has told of warnings. The end of ctx must end the
+// connection.
+func (s *Server) receive(ctx context.Context) (pgproto3.BackendMessage, error) {
 	for {
-		msg, err := b.s.conn.ReceiveMessage(context.Background())
+		msg, err := s.conn.ReceiveMessage(context.Background())
 		if err != nil {
-			if b.ctx.Err() != nil {
-				return nil, context.Cause(b.ctx)
+			if ctx.Err() != nil {
+				return nil, context.Cause(ctx)
 			}
 			return nil, fmt.Errorf("the connection was lost: %w", err)
 		}
@@ -194,10 +193,21 @@ func (b *Backup) receive() (pgproto3.BackendMessage, error) {
 	}
 }
 
+// endsWith lets ctx end the connection; stop ends that.
+func (s *Server) endsWith(ctx context.Context) (stop func() bool) {
+	return context.AfterFunc(ctx, func() { _ = s.conn.Conn().SetDeadline(time.Unix(1, 0)) })
+}
+
+// command begins what is answered by more than rows.
+func (s *Server) command(sql string) error {
+	s.conn.Frontend().SendQuery(&pgproto3.Query{String: sql})
+	return s.conn.Frontend().Flush()
+}
+
 // rows reads one result set to its end.
 func (b *Backup) rows() (rows [][]string, err error) {
 	for {
-		msg, err := b.receive()
+		msg, err := b.s.receive(b.ctx)
 		if err != nil {
 			return nil, err
 		}
@@ -230,7 +240,7 @@ func (b *Backup) nextArchive() error {
 		if b.inside == len(b.Tablespaces) {
 			return io.EOF
 		}
-		msg, err := b.receive()
+		msg, err := b.s.receive(b.ctx)
 		if err != nil {
 			return err
 		}
@@ -242,7 +252,7 @@ func (b *Backup) nextArchive() error {
 		return nil
 	}
 	if b.inside == 0 {
-		msg, err := b.receive()
+		msg, err := b.s.receive(b.ctx)
 		if err != nil {
 			return err
 		}
@@ -284,7 +294,7 @@ func (b *Backup) Read(p []byte) (int, error) {
 // fill receives until there is data, or another archive is announced, or all has been sent. Up to 14 a CopyOut is one archive
 // (SendBackupHeader and sendDir in src/backend/replication/basebackup.c), later the messages have kinds (basebackup_copy.c).
 func (b *Backup) fill() error {
-	msg, err := b.receive()
+	msg, err := b.s.receive(b.ctx)
 	if err != nil {
 		return err
 	}
@@ -350,7 +360,7 @@ func (b *Backup) Done() (d Done, err error) {
 		return d, fmt.Errorf("end of the backup on the server: %w", err)
 	}
 	for {
-		msg, err := b.receive()
+		msg, err := b.s.receive(b.ctx)
 		var pg *pgconn.PgError
 		if errors.As(err, &pg) && pg.Code == codeDataCorrupted && pg.SeverityUnlocalized == "ERROR" {
 			d.Damaged = true
@@ -370,13 +380,3 @@ func (b *Backup) Done() (d Done, err error) {
 }
 
 const codeDataCorrupted = "XX001"
-
-// walHeader is the header of a message with WAL: 'w', start, end of the server's WAL, and its clock.
-const walHeader = 1 + 8 + 8 + 8
-
-// postgresEpoch is 2000-01-01 in microseconds of Unix time.
-const postgresEpoch = 946684800 * 1000000
-
-func clock(b []byte) time.Time {
-	return time.UnixMicro(int64(binary.BigEndian.Uint64(b)) + postgresEpoch).UTC()
-}

@@ -5,9 +5,6 @@ import "pgstow/wal"
 // SQL is the command for a major.
 func (o BackupOptions) SQL(major int) string { return o.sql(major) }
 
-// ParseSize is parseSize.
-func ParseSize(text string) (uint64, error) { return parseSize(text) }
-
 // ValidPath is validPath.
 func ValidPath(path string) bool { return validPath(path) }
 

@@ -2,16 +2,16 @@ package stream
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"time"
 
-	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pglogrepl"
 	"github.com/jackc/pgx/v5/pgproto3"
 
 	"pgstow/wal"
+	"pgstow/wal/walsender"
 )
 
 // WAL reads a range of a server's WAL as it lies on its disk.
@@ -34,7 +34,7 @@ func (s *Server) ReadWAL(ctx context.Context, tli wal.TimelineID, from, to wal.L
 		return nil, err
 	}
 	w := &WAL{s: own, ctx: ctx, at: from, to: to}
-	w.stop = context.AfterFunc(ctx, func() { _ = own.conn.Conn().SetDeadline(time.Unix(1, 0)) })
+	w.stop = own.endsWith(ctx)
 	if err := w.begin(tli, from); err != nil {
 		_ = w.Close()
 		return nil, fmt.Errorf("read WAL of timeline %d from %s: %w", tli, from, err)
@@ -43,12 +43,10 @@ func (s *Server) ReadWAL(ctx context.Context, tli wal.TimelineID, from, to wal.L
 }
 
 func (w *WAL) begin(tli wal.TimelineID, from wal.LSN) error {
-	f := w.s.conn.Frontend()
-	f.SendQuery(&pgproto3.Query{String: fmt.Sprintf("START_REPLICATION PHYSICAL %s TIMELINE %d", from, tli)})
-	if err := f.Flush(); err != nil {
+	if err := w.s.command(fmt.Sprintf("START_REPLICATION PHYSICAL %s TIMELINE %d", from, tli)); err != nil {
 		return err
 	}
-	msg, err := w.receive()
+	msg, err := w.s.receive(w.ctx)
 	if err != nil {
 		return err
 	}
@@ -63,25 +61,6 @@ func (w *WAL) Close() error {
 	w.stop()
 	w.s.Close()
 	return nil
-}
-
-func (w *WAL) receive() (pgproto3.BackendMessage, error) {
-	for {
-		msg, err := w.s.conn.ReceiveMessage(context.Background())
-		if err != nil {
-			if w.ctx.Err() != nil {
-				return nil, context.Cause(w.ctx)
-			}
-			return nil, fmt.Errorf("the connection was lost: %w", err)
-		}
-		switch m := msg.(type) {
-		case *pgproto3.NoticeResponse, *pgproto3.ParameterStatus:
-		case *pgproto3.ErrorResponse:
-			return nil, pgconn.ErrorResponseToPgError(m)
-		default:
-			return msg, nil
-		}
-	}
 }
 
 // Read gives the next bytes; io.EOF at the end of the range.
@@ -102,7 +81,7 @@ func (w *WAL) Read(p []byte) (int, error) {
 
 // fill receives the next message with WAL.
 func (w *WAL) fill() error {
-	msg, err := w.receive()
+	msg, err := w.s.receive(w.ctx)
 	if err != nil {
 		return fmt.Errorf("read WAL at %s: %w", w.at, err)
 	}
@@ -110,36 +89,39 @@ func (w *WAL) fill() error {
 	if !ok {
 		return fmt.Errorf("read WAL at %s: the timeline ends there (%T)", w.at, msg)
 	}
-	switch {
-	case len(m.Data) >= walHeader && m.Data[0] == 'w':
-		if at := wal.LSN(binary.BigEndian.Uint64(m.Data[1:])); at != w.at {
+	if len(m.Data) == 0 {
+		return errors.New("read WAL: the server sent an empty message")
+	}
+	switch m.Data[0] {
+	case pglogrepl.XLogDataByteID:
+		x, err := pglogrepl.ParseXLogData(m.Data[1:])
+		if err != nil {
+			return fmt.Errorf("read WAL at %s: %w", w.at, err)
+		}
+		if at := wal.LSN(x.WALStart); at != w.at {
 			return fmt.Errorf("read WAL at %s: the server sends that at %s", w.at, at)
 		}
-		w.time = clock(m.Data[17:])
-		w.data = m.Data[walHeader:]
+		w.time, w.data = x.ServerTime.UTC(), x.WALData
 		return nil
-	case len(m.Data) > 0 && m.Data[0] == 'k':
-		return w.alive(m.Data)
+	case pglogrepl.PrimaryKeepaliveMessageByteID:
+		return w.alive(m.Data[1:])
 	}
-	return errors.New("read WAL: the server sent a message of an unknown kind")
+	return fmt.Errorf("read WAL: the server sent a message of the unknown kind %q", m.Data[0])
 }
 
 // alive answers a server that wants to know whether we are there.
-func (w *WAL) alive(m []byte) error {
-	if len(m) < 18 || m[17] == 0 {
-		return nil
+func (w *WAL) alive(b []byte) error {
+	m, err := pglogrepl.ParsePrimaryKeepaliveMessage(b)
+	if err != nil || !m.ReplyRequested {
+		return err
 	}
-	b := make([]byte, 34)
-	b[0] = 'r' // nothing is written, flushed or applied: a reader is no standby
-	binary.BigEndian.PutUint64(b[25:], uint64(time.Now().UnixMicro()-postgresEpoch))
-	f := w.s.conn.Frontend()
-	f.Send(&pgproto3.CopyData{Data: b})
-	return f.Flush()
+	// Nothing is written, flushed or applied: a reader is no standby.
+	return pglogrepl.SendStandbyStatusUpdate(w.ctx, w.s.conn, pglogrepl.StandbyStatusUpdate{})
 }
 
 // Clock is the server's time, which it tells beside WAL. It is later than the question.
 func (s *Server) Clock(ctx context.Context) (time.Time, error) {
-	ctx, cancel := context.WithTimeout(ctx, setUpWithin)
+	ctx, cancel := context.WithTimeout(ctx, walsender.SetUpWithin)
 	defer cancel()
 	tli, end, err := s.Position(ctx)
 	if err != nil {

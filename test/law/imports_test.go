@@ -28,10 +28,11 @@ var layers = map[string][]string{
 	"cmd/internal/detach":  {},
 	"cmd/pgstow-wal":       {"cmd/internal/hotpath", "cmd/internal/detach", "wal/spool", "wal"},
 
-	"backup": {"catalog", "wal/archive", "wal/pgcontrol", "wal/page", "wal", "storage/object", "storage"},
+	"backup": {"catalog", "wal/archive", "wal/walsender", "wal/pgcontrol", "wal/page", "wal", "storage/object", "storage"},
 
-	"wal/archive": {"catalog", "wal/spool", "wal/pgcontrol", "wal", "storage/object", "storage"},
-	"wal/receive": {"catalog", "wal/archive", "wal/spool", "wal/pgcontrol", "wal", "storage/object", "storage"},
+	"wal/archive":   {"catalog", "wal/spool", "wal/pgcontrol", "wal", "storage/object", "storage"},
+	"wal/walsender": {"catalog", "wal"},
+	"wal/receive":   {"catalog", "wal/archive", "wal/walsender", "wal/spool", "wal/pgcontrol", "wal", "storage/object", "storage"},
 
 	"catalog": {"wal/pgcontrol", "wal", "storage/object", "storage/probe", "storage"},
 
@@ -59,8 +60,8 @@ var dependencies = map[string][]string{
 	"github.com/klauspost/compress":    {"storage/object"},
 	"filippo.io/age":                   {"storage/object", "catalog", "backup", "wal/archive", "wal/receive", "cmd/pgstow", "cmd/internal"},
 	"github.com/zeebo/xxh3":            {"backup"},
-	"github.com/jackc/pgx/v5":          {"backup", "wal/receive", "cmd/pgstow"},
-	"github.com/jackc/pglogrepl":       {"backup", "wal/receive"},
+	"github.com/jackc/pgx/v5":          {"backup", "wal/receive", "wal/walsender", "cmd/pgstow"},
+	"github.com/jackc/pglogrepl":       {"backup", "wal/receive", "wal/walsender"},
 	"github.com/coreos/go-systemd/v22": {"cmd/pgstow"},
 	"github.com/cenkalti/backoff/v5":   {"storage/retry", "wal/receive"},
 	"golang.org/x/time":                {"storage/limit", "backup"},

@@ -88,7 +88,7 @@ func (o *Options) Check() error {
 	if err := catalog.CheckClusterName(o.Cluster); err != nil {
 		return err
 	}
-	_, err := o.config(false)
+	_, err := o.config()
 	return err
 }
 

@@ -12,6 +12,7 @@ import (
 
 	"pgstow/catalog"
 	"pgstow/wal"
+	"pgstow/wal/walsender"
 )
 
 // ErrServer says that a server is another one than was meant, or would wait for what a receiver never does.
@@ -110,7 +111,7 @@ func (r *receiver) session(ctx context.Context) error {
 	if err := r.acquaint(ctx, repo, s); err != nil {
 		return err
 	}
-	conn := &session{receiver: r, repo: repo, server: s, ref: catalog.ClusterRef{Name: r.o.Cluster, SystemID: s.systemID}}
+	conn := &session{receiver: r, repo: repo, server: s, ref: catalog.ClusterRef{Name: r.o.Cluster, SystemID: s.SystemID}}
 	for {
 		next, err := conn.receive(ctx)
 		if err != nil || !next {
@@ -121,13 +122,13 @@ func (r *receiver) session(ctx context.Context) error {
 
 // acquaint makes sure that this is the right server, and that its WAL has its place in the repository.
 func (r *receiver) acquaint(ctx context.Context, repo *catalog.Repository, s *server) error {
-	if r.wanted != 0 && r.wanted != s.systemID {
-		return fmt.Errorf("%w: %s has system id %d, not %d: %w", ErrServer, s.address, s.systemID, r.wanted, catalog.ErrClusterMismatch)
+	if r.wanted != 0 && r.wanted != s.SystemID {
+		return fmt.Errorf("%w: %s has system id %d, not %d: %w", ErrServer, s.address, s.SystemID, r.wanted, catalog.ErrClusterMismatch)
 	}
-	r.wanted = s.systemID
-	sums := s.sums
+	r.wanted = s.SystemID
+	sums := s.Checksums
 	_, err := repo.EnsureCluster(ctx, catalog.ClusterInfo{
-		Name: r.o.Cluster, SystemID: s.systemID, PostgresMajor: s.major, SegmentSize: s.size, PageSize: s.pageSize, Checksums: &sums,
+		Name: r.o.Cluster, SystemID: s.SystemID, PostgresMajor: s.Major(), SegmentSize: s.WALSegmentSize, PageSize: s.BlockSize, Checksums: &sums,
 		Created: r.o.Now(), Host: r.o.Host,
 	})
 	if err != nil {
@@ -138,11 +139,11 @@ func (r *receiver) acquaint(ctx context.Context, repo *catalog.Repository, s *se
 
 // checkSynchronous refuses a server that would wait for us to apply WAL, which a receiver never does: its commits would hang for ever.
 func (r *receiver) checkSynchronous(ctx context.Context, s *server) error {
-	names, err := show(ctx, s.conn, "synchronous_standby_names")
+	names, err := walsender.Show(ctx, s.conn, "synchronous_standby_names")
 	if err != nil {
 		return err
 	}
-	level, err := show(ctx, s.conn, "synchronous_commit")
+	level, err := walsender.Show(ctx, s.conn, "synchronous_commit")
 	if err != nil {
 		return err
 	}

@@ -5,13 +5,12 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/jackc/pglogrepl"
-
 	"pgstow/catalog"
 	"pgstow/storage"
 	"pgstow/storage/object"
 	"pgstow/wal"
 	"pgstow/wal/archive"
+	"pgstow/wal/walsender"
 )
 
 // session is a connection to a server that is the right one.
@@ -26,15 +25,16 @@ type session struct {
 // receive streams one timeline to its end. next says that the stream goes on with another one, or from another place.
 func (s *session) receive(ctx context.Context) (next bool, err error) {
 	s.beat()
-	setUp, cancel := context.WithTimeout(ctx, setUpWithin)
+	setUp, cancel := context.WithTimeout(ctx, walsender.SetUpWithin)
 	defer cancel()
-	tli, end, err := s.position(setUp)
+	now, err := walsender.Identify(setUp, s.conn)
 	if err != nil {
 		return false, err
 	}
+	tli, end := now.Timeline, now.End
 	if !s.told {
 		s.told = true
-		s.o.Events(ConnectedEvent{Server: s.address, SystemID: s.systemID, Major: s.major, Timeline: tli})
+		s.o.Events(ConnectedEvent{Server: s.address, SystemID: s.SystemID, Major: s.Major(), Timeline: tli})
 	}
 	slot, err := s.ensureSlot(setUp, &s.o)
 	if err != nil {
@@ -46,12 +46,12 @@ func (s *session) receive(ctx context.Context) (next bool, err error) {
 	}
 	cancel()
 
-	base := s.size.SegmentOf(end)
+	base := s.WALSegmentSize.SegmentOf(end)
 	if slot.restart != 0 {
-		base = min(base, s.size.SegmentOf(slot.restart))
+		base = min(base, s.WALSegmentSize.SegmentOf(slot.restart))
 	}
 	// The store may be slow; the server's patience is not needed yet.
-	p := &planner{repo: s.repo, ref: s.ref, size: s.size, history: history}
+	p := &planner{repo: s.repo, ref: s.ref, size: s.WALSegmentSize, history: history}
 	at, err := p.plan(ctx, base, s.floor)
 	if err != nil {
 		return false, err
@@ -60,19 +60,19 @@ func (s *session) receive(ctx context.Context) (next bool, err error) {
 		s.swept = true
 		sweep(ctx, s.repo, s.o.Host, at.leftover, s.o.Events)
 	}
-	if start := s.size.Start(at.segment); start > end {
+	if start := s.WALSegmentSize.Start(at.segment); start > end {
 		// While the store was looked at, the server went on, and may have pushed what it wrote.
-		now, fresh, err := s.position(ctx)
+		now, err := walsender.Identify(ctx, s.conn)
 		if err != nil {
 			return false, err
 		}
-		if now != tli {
+		if now.Timeline != tli {
 			return true, nil
 		}
-		end = fresh
+		end = now.End
 	}
-	if start := s.size.Start(at.segment); start > end {
-		standby, err := isStandby(ctx, s.conn)
+	if start := s.WALSegmentSize.Start(at.segment); start > end {
+		standby, err := walsender.IsStandby(ctx, s.conn)
 		if err != nil {
 			return false, err
 		}
@@ -84,7 +84,7 @@ func (s *session) receive(ctx context.Context) (next bool, err error) {
 	}
 	next, err = s.stream(ctx, at, found, end)
 	switch {
-	case isCode(err, codeUndefinedFile):
+	case walsender.IsCode(err, walsender.CodeUndefinedFile):
 		return false, s.anew(ctx, func(fresh *server) error { return s.missing(ctx, fresh, at, slot, base, history) })
 	case errors.Is(err, errSlotLost):
 		return false, s.anew(ctx, func(fresh *server) error {
@@ -115,15 +115,18 @@ func (s *session) history(ctx context.Context, tli wal.TimelineID) (wal.History,
 	if tli == 1 {
 		return wal.NewHistory(1), nil
 	}
-	file, err := pglogrepl.TimelineHistory(ctx, s.conn, int32(tli))
-	if err != nil {
-		return nil, fmt.Errorf("TIMELINE_HISTORY %d: %w", tli, err)
+	content, ok, err := walsender.HistoryFile(ctx, s.conn, tli)
+	if err == nil && !ok {
+		err = fmt.Errorf("the server has no history of timeline %d", tli)
 	}
-	h, err := wal.ParseHistory(tli, file.Content)
 	if err != nil {
 		return nil, err
 	}
-	if err := s.storeHistory(ctx, tli, file.Content); err != nil {
+	h, err := wal.ParseHistory(tli, content)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.storeHistory(ctx, tli, content); err != nil {
 		return nil, err
 	}
 	// Those of the ancestors are stored as far as the server has them; it does not need them itself.
@@ -131,14 +134,11 @@ func (s *session) history(ctx context.Context, tli wal.TimelineID) (wal.History,
 		if e.Timeline == 1 {
 			continue
 		}
-		file, err := pglogrepl.TimelineHistory(ctx, s.conn, int32(e.Timeline))
-		if isCode(err, codeUndefinedFile) {
-			continue
+		content, ok, err := walsender.HistoryFile(ctx, s.conn, e.Timeline)
+		if err == nil && ok {
+			err = s.storeHistory(ctx, e.Timeline, content)
 		}
 		if err != nil {
-			return nil, fmt.Errorf("TIMELINE_HISTORY %d: %w", e.Timeline, err)
-		}
-		if err := s.storeHistory(ctx, e.Timeline, file.Content); err != nil {
 			return nil, err
 		}
 	}
@@ -187,17 +187,17 @@ func (s *session) missing(ctx context.Context, fresh *server, at plan, slot slot
 		next = n
 	} else if base > at.segment {
 		next = base
-	} else if _, end, err := fresh.position(ctx); err != nil {
+	} else if now, err := walsender.Identify(ctx, fresh.conn); err != nil {
 		return err
-	} else if n := s.size.SegmentOf(end); n > at.segment {
+	} else if n := s.WALSegmentSize.SegmentOf(now.End); n > at.segment {
 		next = n
 	}
 	s.floor = next
-	first, last := wal.SegmentName(at.timeline, at.segment, s.size), wal.SegmentName(history.TimelineOfSegment(next-1, s.size), next-1, s.size)
+	first, last := wal.SegmentName(at.timeline, at.segment, s.WALSegmentSize), wal.SegmentName(history.TimelineOfSegment(next-1, s.WALSegmentSize), next-1, s.WALSegmentSize)
 	s.o.Events(MissingEvent{
-		Timeline: at.timeline, From: s.size.Start(at.segment), To: s.size.Start(next), First: first.String(), Last: last.String(),
+		Timeline: at.timeline, From: s.WALSegmentSize.Start(at.segment), To: s.WALSegmentSize.Start(next), First: first.String(), Last: last.String(),
 	})
-	if slot.restart != 0 && slot.restart < s.size.Start(next) {
+	if slot.restart != 0 && slot.restart < s.WALSegmentSize.Start(next) {
 		// The slot was to hold it, so it was invalidated, which it stays for ever.
 		if _, err := fresh.remakeSlot(ctx, &s.o); err != nil {
 			return err

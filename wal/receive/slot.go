@@ -10,6 +10,7 @@ import (
 
 	"pgstow/catalog"
 	"pgstow/wal"
+	"pgstow/wal/walsender"
 )
 
 // SQLSTATE codes (src/backend/utils/errcodes.txt).
@@ -18,13 +19,7 @@ const (
 	codeUndefinedObject = "42704" // it does not
 	codeObjectInUse     = "55006" // another receiver has it
 	codeNotInState      = "55000" // it was invalidated
-	codeUndefinedFile   = "58P01" // the WAL has been removed (XLogRead and WalSndSegmentOpen in walsender.c)
 )
-
-func isCode(err error, code string) bool {
-	var pg *pgconn.PgError
-	return errors.As(err, &pg) && pg.Code == code
-}
 
 // errNoSlot says that the slot is not there and was not to be made.
 var errNoSlot = errors.New("the replication slot does not exist")
@@ -45,9 +40,9 @@ func slotError(verb, slot string, err error) error {
 	switch {
 	case err == nil:
 		return nil
-	case isCode(err, codeUndefinedObject):
+	case walsender.IsCode(err, codeUndefinedObject):
 		return &catalog.HintError{Err: fmt.Errorf("%s replication slot %s: %w: %w", verb, slot, errNoSlot, err), Hint: "pgstow wal receive --create-slot makes it"}
-	case isCode(err, codeObjectInUse):
+	case walsender.IsCode(err, codeObjectInUse):
 		return &catalog.HintError{
 			Err:  fmt.Errorf("%s replication slot %s: %w", verb, slot, err),
 			Hint: "another receiver is at work with it, here or on another host; two at once need a slot each (--slot)",
@@ -66,8 +61,8 @@ type slotState struct {
 // slot asks for the state of the slot: by the replication protocol from 15 on, before that by SQL.
 func (s *server) slot(ctx context.Context, o *Options) (slotState, error) {
 	var restart []byte
-	if s.major >= 15 {
-		rows, err := query(ctx, s.conn, "READ_REPLICATION_SLOT "+o.Slot)
+	if s.Major() >= 15 {
+		rows, err := walsender.Query(ctx, s.conn, "READ_REPLICATION_SLOT "+o.Slot)
 		if err != nil {
 			return slotState{}, fmt.Errorf("READ_REPLICATION_SLOT %s: %w", o.Slot, err)
 		}
@@ -114,27 +109,34 @@ func (s *server) ensureSlot(ctx context.Context, o *Options) (slotState, error) 
 }
 
 func (s *server) makeSlot(ctx context.Context, o *Options) (slotState, error) {
-	_, err := pglogrepl.CreateReplicationSlot(ctx, s.conn, o.Slot, "",
-		pglogrepl.CreateReplicationSlotOptions{Mode: pglogrepl.PhysicalReplication, SnapshotAction: "RESERVE_WAL"})
-	switch {
-	case err == nil:
+	made, err := s.createSlot(ctx, o)
+	if err != nil {
+		return slotState{}, err
+	}
+	if made {
 		o.Events(SlotEvent{Slot: o.Slot})
-	case !isCode(err, codeDuplicateObject):
-		return slotState{}, slotError("create", o.Slot, err)
 	}
 	return s.slot(ctx, o)
+}
+
+// createSlot makes the slot; made is false if it was there.
+func (s *server) createSlot(ctx context.Context, o *Options) (made bool, err error) {
+	_, err = pglogrepl.CreateReplicationSlot(ctx, s.conn, o.Slot, "",
+		pglogrepl.CreateReplicationSlotOptions{Mode: pglogrepl.PhysicalReplication, SnapshotAction: "RESERVE_WAL"})
+	if walsender.IsCode(err, codeDuplicateObject) {
+		return false, nil
+	}
+	return err == nil, slotError("create", o.Slot, err)
 }
 
 // remakeSlot drops a slot that holds no WAL and makes it again.
 func (s *server) remakeSlot(ctx context.Context, o *Options) (slotState, error) {
 	err := pglogrepl.DropReplicationSlot(ctx, s.conn, o.Slot, pglogrepl.DropReplicationSlotOptions{})
-	if err != nil && !isCode(err, codeUndefinedObject) {
+	if err != nil && !walsender.IsCode(err, codeUndefinedObject) {
 		return slotState{}, slotError("drop", o.Slot, err)
 	}
-	_, err = pglogrepl.CreateReplicationSlot(ctx, s.conn, o.Slot, "",
-		pglogrepl.CreateReplicationSlotOptions{Mode: pglogrepl.PhysicalReplication, SnapshotAction: "RESERVE_WAL"})
-	if err != nil && !isCode(err, codeDuplicateObject) {
-		return slotState{}, slotError("create", o.Slot, err)
+	if _, err := s.createSlot(ctx, o); err != nil {
+		return slotState{}, err
 	}
 	o.Events(SlotEvent{Slot: o.Slot, Lost: true})
 	return s.slot(ctx, o)
@@ -148,5 +150,5 @@ func (s *server) oldestSegment(ctx context.Context, o *Options) (n wal.SegmentNu
 		return 0, false
 	}
 	name, err := wal.ParseFileName(string(rows[0][0]))
-	return name.Number(s.size), err == nil
+	return name.Number(s.WALSegmentSize), err == nil
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/jackc/pgx/v5/pgproto3"
 
 	"pgstow/wal"
+	"pgstow/wal/walsender"
 )
 
 // Times of silence, as those of a standby's walreceiver.
@@ -48,8 +49,8 @@ var errTimelineEnd = errors.New("the timeline has ended")
 
 // stream receives from a planned position on until the timeline, the connection or ctx ends, and stores all that has arrived.
 func (s *session) stream(ctx context.Context, at plan, found []storedPiece, end wal.LSN) (next bool, err error) {
-	start := s.size.Start(at.segment)
-	sink, err := newSink(&s.o, s.repo, s.ref, s.size, at, found)
+	start := s.WALSegmentSize.Start(at.segment)
+	sink, err := newSink(&s.o, s.repo, s.ref, s.WALSegmentSize, at, found)
 	if err != nil {
 		return false, err
 	}
@@ -63,7 +64,7 @@ func (s *session) stream(ctx context.Context, at plan, found []storedPiece, end 
 		s.counts[parts] += sink.counts[parts]
 		s.counts[wholes] += sink.counts[wholes]
 	}()
-	setUp, cancel := context.WithTimeout(ctx, setUpWithin)
+	setUp, cancel := context.WithTimeout(ctx, walsender.SetUpWithin)
 	defer cancel()
 	err = pglogrepl.StartReplication(setUp, s.conn, s.o.Slot, pglogrepl.LSN(start),
 		pglogrepl.StartReplicationOptions{Mode: pglogrepl.PhysicalReplication, Timeline: int32(at.timeline)})
@@ -86,7 +87,7 @@ var errSlotLost = errors.New("the replication slot was invalidated")
 // startError says what a refused START_REPLICATION means. From 18 on an invalidated slot is refused (ReplicationSlotAcquire in
 // src/backend/replication/slot.c); the same code has a logical slot, which is not ours to drop.
 func (s *session) startError(err error) error {
-	if isCode(err, codeNotInState) && strings.Contains(err.Error(), "can no longer") {
+	if walsender.IsCode(err, codeNotInState) && strings.Contains(err.Error(), "can no longer") {
 		return fmt.Errorf("%w: %w", errSlotLost, err)
 	}
 	return slotError("use", s.o.Slot, err)
@@ -336,7 +337,7 @@ func (st *stream) note(end wal.LSN, asked, storing bool) {
 
 // endTimeline ends the stream from our side too and hears which timeline is next.
 func (st *stream) endTimeline() (next bool, err error) {
-	if err := st.conn.Conn().SetDeadline(time.Now().Add(setUpWithin)); err != nil {
+	if err := st.conn.Conn().SetDeadline(time.Now().Add(walsender.SetUpWithin)); err != nil {
 		return false, err
 	}
 	done, err := pglogrepl.SendStandbyCopyDone(context.Background(), st.conn)
