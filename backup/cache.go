@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"syscall"
 
 	"pgstow/catalog"
 	"pgstow/storage/object"
@@ -20,8 +21,9 @@ import (
 // backup is full. What is in it is in plain: names and hashes of what lies in the data
 // directory of this very host.
 type refCache struct {
-	dir string
-	id  string // of the backup that is being made
+	dir  string
+	id   string   // of the backup that is being made
+	used *os.File // dir, with a shared lock: nobody removes files meanwhile
 
 	w    *object.Writer // of the map pack that is being filled
 	lost error          // why the backup that is being made cannot be remembered; it is made all the same
@@ -45,7 +47,31 @@ func openCache(root string, repo *catalog.Repository, ref catalog.ClusterRef, id
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Sprintf("the repository is encrypted and this host cannot remember its last backup: %v", err)
 	}
-	return &refCache{dir: dir, id: id}, ""
+	used, err := os.Open(dir)
+	if err == nil {
+		if err = flock(used, syscall.LOCK_SH); err != nil {
+			err = errors.Join(err, used.Close())
+		}
+	}
+	if err != nil {
+		return nil, fmt.Sprintf("the repository is encrypted and this host cannot remember its last backup: %v", err)
+	}
+	return &refCache{dir: dir, id: id, used: used}, ""
+}
+
+func flock(f *os.File, how int) error {
+	for {
+		if err := syscall.Flock(int(f.Fd()), how); !errors.Is(err, syscall.EINTR) {
+			return err
+		}
+	}
+}
+
+// close lets others remove files.
+func (c *refCache) close() {
+	if c != nil {
+		_ = c.used.Close() // it was only read
+	}
 }
 
 // name is the file of a map pack.
@@ -106,12 +132,18 @@ func writeFile(path string, b []byte) error {
 }
 
 // keep remembers the manifest of a backup that exists now, and forgets all maps that
-// it does not name. One of which a map could not be written is not remembered.
+// it does not name, unless another backup is under way that may need them. One of which a
+// map could not be written is not remembered. The cache is not used any more after it.
 func (c *refCache) keep(manifest []byte, packs []catalog.PackEntry) error {
 	if c.lost != nil {
 		return c.lost
 	}
 	if err := writeFile(filepath.Join(c.dir, cachedManifest), manifest); err != nil {
+		return err
+	}
+	if err := flock(c.used, syscall.LOCK_EX|syscall.LOCK_NB); errors.Is(err, syscall.EWOULDBLOCK) {
+		return nil // the next backup forgets them
+	} else if err != nil {
 		return err
 	}
 	needed := map[string]bool{filepath.Join(c.dir, cachedManifest): true}

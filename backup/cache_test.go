@@ -111,3 +111,44 @@ func TestBackupThatCannotBeRemembered(t *testing.T) {
 		modelled{h, f.state()}.check(t, reader)
 	}
 }
+
+// Two backups of one cluster on one host: what the first one that is done needs no more,
+// the other may still need. The next one cleans up.
+func TestBackupsShareWhatIsRemembered(t *testing.T) {
+	writer, reader, _ := encryptedRepo(t)
+	f := &field{t: t, rng: rand.New(rand.NewPCG(8, 9)), dir: bareCluster(t), since: map[string]*changes.Set{}}
+	for node := range 3 {
+		f.create(16384 + node)
+	}
+	o := backup.CreateOptions{Cluster: "main", PGData: f.dir, Offline: true, CacheDir: t.TempDir()}
+	create := func(o backup.CreateOptions, want catalog.Method) {
+		t.Helper()
+		h, err := backup.Create(t.Context(), writer, o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if h.Method != want {
+			t.Errorf("%s: %s; want %s", h.Method, h.Why, want)
+		}
+		modelled{h, f.state()}.check(t, reader)
+	}
+	remembered := func() int {
+		found, err := filepath.Glob(filepath.Join(o.CacheDir, "*", "maps.*"))
+		f.must(err)
+		return len(found)
+	}
+	create(o, catalog.MethodFull)
+	during := o
+	during.Events = func(event backup.Event) {
+		if _, ok := event.(backup.MethodEvent); ok {
+			other := o
+			other.Full = true
+			create(other, catalog.MethodFull)
+		}
+	}
+	create(during, catalog.MethodScan)
+	if n := remembered(); n != 1 {
+		t.Errorf("%d packs of maps are remembered, want that of the first backup", n)
+	}
+	create(o, catalog.MethodScan)
+}

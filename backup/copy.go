@@ -31,9 +31,6 @@ type copier struct {
 	// ref is the backup to begin with; nil: a full backup, and why says why.
 	ref *reference
 	why string
-	// cache remembers the maps for the next backup; nil: they can be read from the
-	// repository.
-	cache *refCache
 	// streamed: files come from the server, once.
 	streamed bool
 
@@ -47,33 +44,38 @@ type copier struct {
 // that workers fill.
 const spareWriters = 2
 
-// newCopier prepares the copy. The context it returns ends when an upload fails:
-// everything that follows must run in it.
-func newCopier(ctx context.Context, repo *catalog.Repository, ref catalog.ClusterRef, id string, c *copier) (context.Context, error) {
-	c.uploads, ctx = errgroup.WithContext(ctx)
+// startCopy makes k, of which it is known what is copied and beside what, ready for use.
+// copyCtx ends when an upload fails: the copy must run in it. After end nothing goes on
+// behind our back.
+func (c *creation) startCopy(ctx context.Context, k *copier) (copyCtx context.Context, end func(), err error) {
+	k.o, k.report, k.control = c.o, c.report, c.control
+	if k.manifest, err = c.repo.NewManifestWriter(c.ref, c.id); err != nil {
+		return nil, nil, err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	k.uploads, ctx = errgroup.WithContext(ctx)
 	header := object.Header{
-		Timeline: uint32(c.control.Timeline), Host: c.o.Host, DataDirectory: c.source.Root, Program: c.o.Program,
+		Timeline: uint32(c.control.Timeline), Host: c.o.Host, DataDirectory: k.source.Root, Program: c.o.Program,
 	}
-	packs, err := newPackStore(ctx, repo, ref, id, header, c.o.Level, c.o.Workers+spareWriters, c.uploads)
-	if err != nil {
-		return ctx, err
+	if k.packs, err = newPackStore(ctx, c.repo, c.ref, c.id, header, c.o.Level, c.o.Workers+spareWriters, k.uploads); err != nil {
+		cancel()
+		return nil, nil, err
 	}
-	if c.manifest, err = repo.NewManifestWriter(ref, id); err != nil {
-		return ctx, err
-	}
-	c.packs = packs
-	c.collect = &collector{
-		packs: packs, sink: c.manifest, emit: c.report.emit, live: make(map[pagemap.PackRef]int64),
+	k.collect = &collector{
+		packs: k.packs, sink: k.manifest, emit: c.report.emit, live: make(map[pagemap.PackRef]int64),
 		pageSize: int(c.control.BlockSize), hold: c.o.WAL == WALInclude,
-		ref: c.ref, cache: c.cache, lentBy: make(map[int]bool), mapBytes: make(map[int]int64),
+		ref: k.ref, cache: c.cache, lentBy: make(map[int]bool), mapBytes: make(map[int]int64),
 	}
-	if c.ref != nil {
-		for _, p := range c.ref.packs { // what changes is counted from here on
-			c.collect.live[pagemap.PackRef{Backup: p.Backup, Pack: uint32(p.N)}] = p.LivePages
+	if k.ref != nil {
+		for _, p := range k.ref.packs { // what changes is counted from here on
+			k.collect.live[pagemap.PackRef{Backup: p.Backup, Pack: uint32(p.N)}] = p.LivePages
 		}
 	}
-	c.report.stored = packs.stored.Load
-	return ctx, nil
+	c.report.stored = k.packs.stored.Load
+	return ctx, func() {
+		cancel()
+		_ = k.uploads.Wait() // whatever it says: what counts was waited for before
+	}, nil
 }
 
 // run reads everything but pg_control. When it returns without an error all lines

@@ -60,6 +60,9 @@ type creation struct {
 	id      string
 	lease   *catalog.Lease
 
+	cache   *refCache // what this host remembers, where it cannot read the repository; else nil
+	noCache string    // why there is none where one is needed
+
 	databases []catalog.Database // at the end; none if no server runs
 }
 
@@ -105,6 +108,8 @@ func (c *creation) leased(ctx context.Context, work func(ctx context.Context) er
 			c.report.emit(NoteEvent{Text: rerr.Error()}) // it dies by itself
 		}
 	}()
+	c.cache, c.noCache = openCache(c.o.CacheDir, c.repo, c.ref, c.id)
+	defer c.cache.close()
 	return work(leasedCtx)
 }
 
@@ -116,38 +121,34 @@ func (c *creation) newSource(tablespaces []source.Tablespace) source.Options {
 	}
 }
 
-// header is what all kinds of backup say alike. control is the stored pg_control.
-func (c *creation) header(k *copier, control pgcontrol.Control) (catalog.BackupHeader, error) {
+// describe adds to the header what all kinds of backup say alike. control is the stored
+// pg_control.
+func (c *creation) describe(h *catalog.BackupHeader, k *copier, control pgcontrol.Control) error {
 	if c.mode == 0 {
 		info, err := os.Stat(c.dir)
 		if err != nil {
-			return catalog.BackupHeader{}, err
+			return err
 		}
 		c.mode = info.Mode().Perm()
 	}
 	t := &k.collect.totals
-	h := catalog.BackupHeader{
-		Label: c.o.Label, Method: k.ref.method(), Why: k.why, PostgresMajor: c.major,
-		CatalogVersion: control.CatalogVersion, ControlVersion: control.Version,
-		BlockSize: control.BlockSize, RelSegSize: control.RelSegSize, WALSegmentSize: control.WALSegmentSize,
-		ChecksumVersion: control.DataChecksumVersion, WALLevel: control.WALLevel.String(), WALLogHints: control.LogHints,
-		ControlRedo: control.Redo, ControlTimeline: control.Timeline,
-		Tablespaces: tablespacesOf(k.source.Tablespaces),
-		Damaged:     t.damaged, DamagedPages: t.sample, PagesChanged: t.pages, PagesRefreshed: t.refreshed,
-		BytesRead: c.report.bytes.Load(), BytesStored: k.packs.stored.Load(),
-		Program: c.o.Program, Host: c.o.Host, DataDirectory: c.dir, DataDirectoryMode: catalog.FileMode(c.mode),
-		Databases: c.databases,
-		Options: map[string]string{
-			"wal": c.o.WAL.String(), "level": c.o.Level.String(),
-		},
-	}
+	h.Label, h.Method, h.Why, h.PostgresMajor = c.o.Label, k.ref.method(), k.why, c.major
 	if k.ref != nil {
 		h.Reference, h.ReferenceLSN = k.ref.header.ID, k.ref.header.Start
 	}
+	h.CatalogVersion, h.ControlVersion = control.CatalogVersion, control.Version
+	h.BlockSize, h.RelSegSize, h.WALSegmentSize = control.BlockSize, control.RelSegSize, control.WALSegmentSize
+	h.ChecksumVersion, h.WALLevel, h.WALLogHints = control.DataChecksumVersion, control.WALLevel.String(), control.LogHints
+	h.ControlRedo, h.ControlTimeline = control.Redo, control.Timeline
+	h.Tablespaces, h.Databases = tablespacesOf(k.source.Tablespaces), c.databases
+	h.Damaged, h.DamagedPages, h.PagesChanged, h.PagesRefreshed = t.damaged, t.sample, t.pages, t.refreshed
+	h.BytesRead, h.BytesStored = c.report.bytes.Load(), k.packs.stored.Load()
+	h.Program, h.Host, h.DataDirectory, h.DataDirectoryMode = c.o.Program, c.o.Host, c.dir, catalog.FileMode(c.mode)
+	h.Options = map[string]string{"wal": c.o.WAL.String(), "level": c.o.Level.String()}
 	if t.torn > 0 {
 		c.report.emit(NoteEvent{Text: fmt.Sprintf("%d pages were caught while the server wrote them; the WAL repairs them", t.torn)})
 	}
-	return h, nil
+	return nil
 }
 
 // commit writes the manifest: from here on the backup exists.
@@ -167,7 +168,7 @@ func (c *creation) commit(ctx context.Context, k *copier, h catalog.BackupHeader
 		return h, err
 	}
 	c.report.progress()
-	if k.cache != nil {
+	if c.cache != nil {
 		if err := c.remember(k, h); err != nil { // the backup exists all the same
 			c.report.emit(NoteEvent{Text: fmt.Sprintf("this backup cannot be remembered, so the next one will be full: %v", err)})
 		}
@@ -181,7 +182,7 @@ func (c *creation) remember(k *copier, h catalog.BackupHeader) error {
 	if err != nil {
 		return err
 	}
-	return k.cache.keep(manifest, k.manifest.Packs())
+	return c.cache.keep(manifest, k.manifest.Packs())
 }
 
 // checkStop compares what the server said at the stop with what was begun.

@@ -37,7 +37,7 @@ func (s *streaming) offer(ctx context.Context) (r *reference, why string, err er
 	}
 	control := s.control
 	control.Redo = end // the checkpoint that the backup begins with is later; the server checks
-	if r, why, err = s.findReference(ctx, beginning{start: end, history: s.history, control: control}, s.cache); r == nil || err != nil {
+	if r, why, err = s.findReference(ctx, beginning{start: end, history: s.history, control: control}); r == nil || err != nil {
 		return nil, why, err
 	}
 	if why := r.unfit(); why != "" {

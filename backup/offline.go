@@ -63,20 +63,15 @@ func (c *creation) stoppedServer(ctx context.Context, before []byte) (catalog.Ba
 	if err != nil {
 		return none, err
 	}
-	k := &copier{o: c.o, report: c.report, source: c.newSource(tablespaces), control: c.control}
+	k := &copier{source: c.newSource(tablespaces)}
 	if err := c.begin(ctx, k, nil, c.control.Redo, max(c.control.Timeline, c.control.MinRecoveryTimeline)); err != nil {
 		return none, err
 	}
-	ctx, end := context.WithCancel(ctx)
-	copyCtx, err := newCopier(ctx, c.repo, c.ref, c.id, k)
+	copyCtx, end, err := c.startCopy(ctx, k)
 	if err != nil {
-		end()
 		return none, err
 	}
-	defer func() {
-		end()
-		_ = k.uploads.Wait()
-	}()
+	defer end()
 	c.phase(PhaseCopy)
 	if err := k.run(copyCtx); err != nil {
 		return none, err
@@ -96,17 +91,12 @@ func (c *creation) stoppedServer(ctx context.Context, before []byte) (catalog.Ba
 	if !bytes.Equal(before, after) {
 		return none, errors.New("pg_control changed during the offline backup: the server was started")
 	}
-	full, err := c.header(k, control)
-	if err != nil {
+	if err := c.describe(&h, k, control); err != nil {
 		return none, err
 	}
-	full.Source, full.Standby = catalog.SourceOffline, control.State == pgcontrol.StateShutDownInRecovery
-	full.PostgresVersion = c.major * 10000
-	full.Start, full.Stop, full.CheckpointLSN = h.Start, h.Stop, h.CheckpointLSN
-	full.Timeline, full.StopTimeline, full.History = h.Timeline, h.StopTimeline, h.History
-	full.StartedAt, full.StoppedAt, full.NextXID = control.Modified, control.Modified, control.NextXID
-	full.WALIncluded, full.IncludedWAL = true, h.IncludedWAL
-	return c.commit(ctx, k, full)
+	h.Source, h.Standby, h.PostgresVersion = catalog.SourceOffline, control.State == pgcontrol.StateShutDownInRecovery, c.major*10000
+	h.StartedAt, h.StoppedAt, h.NextXID = control.Modified, control.Modified, control.NextXID
+	return c.commit(ctx, k, h)
 }
 
 // offlineWAL copies the WAL from the last checkpoint's redo point to the end.
@@ -123,7 +113,7 @@ func (c *creation) offlineWAL(ctx context.Context, k *copier) (h catalog.BackupH
 	}
 	h = catalog.BackupHeader{
 		Start: c.control.Redo, Stop: max(c.control.Redo, c.control.MinRecoveryPoint), CheckpointLSN: c.control.Checkpoint,
-		Timeline: c.control.Timeline, StopTimeline: tli, History: catalog.SwitchesOf(history),
+		Timeline: c.control.Timeline, StopTimeline: tli, History: catalog.SwitchesOf(history), WALIncluded: true,
 	}
 	if end <= c.control.Checkpoint || end < h.Stop {
 		return h, fmt.Errorf("the WAL in %s ends at %s: the last checkpoint at %s and the end of recovery at %s are not in it",

@@ -139,20 +139,15 @@ func (c *creation) withServer(ctx context.Context, s *session) (catalog.BackupHe
 	var settings map[string]string
 	src.Externals, settings = configFiles(c.dir, s.facts)
 
-	k := &copier{o: c.o, report: c.report, source: src, control: c.control, start: start, limit: s.reached}
+	k := &copier{source: src, start: start, limit: s.reached}
 	if err := c.begin(ctx, k, s, start, tli); err != nil {
 		return none, err
 	}
-	ctx, end := context.WithCancel(ctx)
-	copyCtx, err := newCopier(ctx, c.repo, c.ref, c.id, k)
+	copyCtx, end, err := c.startCopy(ctx, k)
 	if err != nil {
-		end()
 		return none, err
 	}
-	defer func() {
-		end()
-		_ = k.uploads.Wait() // after a failure: nothing goes on behind our back
-	}()
+	defer end()
 	control, stop, err := c.copyBetween(copyCtx, k, s, start, tli)
 	if err != nil {
 		return none, err
@@ -251,16 +246,10 @@ func (c *creation) commitOnline(ctx context.Context, k *copier, s *session, h ca
 	if err := k.finish(); err != nil {
 		return h, err
 	}
-	full, err := c.header(k, control)
-	if err != nil {
+	if err := c.describe(&h, k, control); err != nil {
 		return h, err
 	}
-	full.Source, full.Standby, full.PostgresVersion = catalog.SourceLocal, s.standby, s.version
-	full.Start, full.Stop, full.CheckpointLSN = h.Start, h.Stop, h.CheckpointLSN
-	full.Timeline, full.StopTimeline, full.History = h.Timeline, h.StopTimeline, h.History
-	full.BackupLabel, full.TablespaceMap = h.BackupLabel, h.TablespaceMap
-	full.StartedAt, full.StoppedAt, full.NextXID = started, h.StoppedAt, h.NextXID
-	full.WALIncluded, full.IncludedWAL = h.WALIncluded, h.IncludedWAL
-	full.ConfigFiles = settings
-	return c.commit(ctx, k, full)
+	h.Source, h.Standby, h.PostgresVersion = catalog.SourceLocal, s.standby, s.version
+	h.StartedAt, h.ConfigFiles = started, settings
+	return c.commit(ctx, k, h)
 }

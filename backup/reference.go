@@ -53,9 +53,12 @@ type beginning struct {
 
 // findReference chooses the backup to begin with and opens it. Without one the
 // backup is full, and why says why. Only errors of the store are errors.
-func (c *creation) findReference(ctx context.Context, b beginning, cache *refCache) (r *reference, why string, err error) {
+func (c *creation) findReference(ctx context.Context, b beginning) (r *reference, why string, err error) {
 	if c.o.Full {
 		return nil, "a full backup was asked for", nil
+	}
+	if c.noCache != "" {
+		return nil, c.noCache, nil
 	}
 	list, err := c.repo.Backups(ctx, c.ref)
 	if err != nil {
@@ -65,15 +68,15 @@ func (c *creation) findReference(ctx context.Context, b beginning, cache *refCac
 		c.report.emit(NoteEvent{Text: fmt.Sprintf("not all backups can be read: %v", err)})
 	}
 	var remembered *catalog.ManifestReader
-	if cache != nil && len(list) > 0 {
-		if remembered = cache.manifest(); remembered == nil {
+	if c.cache != nil && len(list) > 0 {
+		if remembered = c.cache.manifest(); remembered == nil {
 			return nil, "the repository is encrypted, and this host does not remember its last backup", nil
 		}
 		list = known(list, remembered.Header())
 		if len(list) == 0 {
 			return nil, fmt.Sprintf("backup %s, which this host remembers, does not exist any more", remembered.Header().ID), nil
 		}
-		if pack := cache.missing(ctx, remembered.Packs()); pack != "" {
+		if pack := c.cache.missing(ctx, remembered.Packs()); pack != "" {
 			return nil, fmt.Sprintf("the repository is encrypted, and this host does not remember the page maps of pack %s", pack), nil
 		}
 	}
@@ -88,7 +91,7 @@ func (c *creation) findReference(ctx context.Context, b beginning, cache *refCac
 	}
 	r, why, err = c.openReference(ctx, *chosen, remembered)
 	if r != nil && remembered != nil {
-		r.maps.open = cache.open
+		r.maps.open = c.cache.open
 	}
 	if r == nil && err == nil {
 		err = c.lease.SetReference(ctx, "")

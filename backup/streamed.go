@@ -42,10 +42,8 @@ type streaming struct {
 	timeline wal.TimelineID // where the server was at the beginning
 	history  wal.History    // of that
 
-	cache   *refCache
-	noCache string     // why there is none
-	told    *reference // what the server was told of; nil: nothing
-	why     string     // why that is nothing
+	told *reference // what the server was told of; nil: nothing
+	why  string     // why that is nothing
 }
 
 // streamed backs up a server without its files.
@@ -157,16 +155,11 @@ func (s *streaming) run(ctx context.Context) (catalog.BackupHeader, error) {
 	if err != nil {
 		return none, err
 	}
-	ctx, end := context.WithCancel(ctx)
-	copyCtx, err := newCopier(ctx, s.repo, s.ref, s.id, k)
+	copyCtx, end, err := s.startCopy(ctx, k)
 	if err != nil {
-		end()
 		return none, err
 	}
-	defer func() {
-		end()
-		_ = k.uploads.Wait() // after a failure: nothing goes on behind our back
-	}()
+	defer end()
 	got, err := s.receive(copyCtx, k, b, cancel)
 	if err != nil {
 		return none, err
@@ -190,7 +183,6 @@ func (s *streaming) begin(ctx context.Context) (b *stream.Backup, err error) {
 	if s.history, err = s.beside.History(ctx, s.timeline); err != nil {
 		return nil, err
 	}
-	s.cache, s.noCache = openCache(s.o.CacheDir, s.repo, s.ref, s.id)
 	if s.told, s.why, err = s.offer(ctx); err != nil {
 		return nil, err
 	}
@@ -227,7 +219,7 @@ func (s *streaming) clock(ctx context.Context) (time.Time, error) {
 // copier prepares the copy, beside a reference if there is one.
 func (s *streaming) copier(ctx context.Context, b *stream.Backup) (*copier, error) {
 	k := &copier{
-		o: s.o, report: s.report, control: s.control, start: b.Start, streamed: true,
+		start: b.Start, streamed: true,
 		source: source.Options{Root: s.dir, Tablespaces: tablespacesSent(b.Tablespaces)},
 		limit: func(ctx context.Context) (wal.LSN, error) {
 			_, end, err := s.beside.Position(ctx)
@@ -237,15 +229,10 @@ func (s *streaming) copier(ctx context.Context, b *stream.Backup) (*copier, erro
 	if s.dir == "" {
 		k.source.Root = "streamed from " + s.server.Address
 	}
-	k.cache = s.cache
 	if err := s.choose(ctx, k, b); err != nil {
 		return nil, err
 	}
-	e := MethodEvent{Method: k.ref.method(), Why: k.why}
-	if k.ref != nil {
-		e.Reference = k.ref.header.ID
-	}
-	s.report.emit(e)
+	s.tellMethod(k)
 	return k, nil
 }
 
@@ -258,13 +245,9 @@ func (s *streaming) choose(ctx context.Context, k *copier, b *stream.Backup) (er
 		}
 		return nil
 	}
-	k.ref, k.why, err = s.findReference(ctx, beginning{start: b.Start, history: s.history, control: s.control}, s.cache)
-	switch {
-	case err != nil || s.o.Full:
-	case k.ref != nil:
+	k.ref, k.why, err = s.findReference(ctx, beginning{start: b.Start, history: s.history, control: s.control})
+	if k.ref != nil {
 		k.why = s.why
-	case s.noCache != "":
-		k.why = s.noCache
 	}
 	return err
 }
@@ -420,15 +403,12 @@ func (s *streaming) commit(ctx context.Context, k *copier, h catalog.BackupHeade
 	if err := k.finish(); err != nil {
 		return h, err
 	}
-	full, err := s.header(k, got.control)
-	if err != nil {
+	if err := s.describe(&h, k, got.control); err != nil {
 		return h, err
 	}
-	full.Source, full.Standby, full.PostgresVersion = catalog.SourceStream, s.server.Standby, s.server.Version
-	full.Start, full.Stop, full.CheckpointLSN = h.Start, h.Stop, got.checkpoint
-	full.Timeline, full.StopTimeline, full.History = got.startTLI, got.timeline, h.History
-	full.BackupLabel, full.TablespaceMap = got.label, got.tablespaceMap
-	full.StartedAt, full.StoppedAt, full.NextXID = s.started, got.time, got.nextXID
-	full.WALIncluded, full.IncludedWAL = h.WALIncluded, h.IncludedWAL
-	return s.creation.commit(ctx, k, full)
+	h.Source, h.Standby, h.PostgresVersion = catalog.SourceStream, s.server.Standby, s.server.Version
+	h.CheckpointLSN, h.Timeline, h.StopTimeline = got.checkpoint, got.startTLI, got.timeline
+	h.BackupLabel, h.TablespaceMap = got.label, got.tablespaceMap
+	h.StartedAt, h.StoppedAt, h.NextXID = s.started, got.time, got.nextXID
+	return s.creation.commit(ctx, k, h)
 }

@@ -20,24 +20,26 @@ const maxChanged = 16 << 20
 
 // summaries asks the server what changed from the reference's start to ours. Where it
 // cannot tell for certain the answer is nil, and why says why.
-func (c *creation) summaries(ctx context.Context, s *session, reference catalog.BackupHeader, h wal.History, start wal.LSN) (set *changes.Set, why string) {
+func (c *creation) summaries(ctx context.Context, s *session, reference catalog.BackupHeader, h wal.History, start wal.LSN) (set *changes.Set, why string, err error) {
 	switch {
 	case c.o.changed != nil:
-		return c.o.changed(reference.ID), ""
+		return c.o.changed(reference.ID), "", nil
 	case s == nil:
-		return nil, "a stopped server cannot be asked what changed"
+		return nil, "a stopped server cannot be asked what changed", nil
 	case c.o.Scan:
-		return nil, "a scan was asked for"
+		return nil, "a scan was asked for", nil
 	case s.major() < 17:
-		return nil, fmt.Sprintf("PostgreSQL %d has no WAL summaries", s.major())
+		return nil, fmt.Sprintf("PostgreSQL %d has no WAL summaries", s.major()), nil
 	case !s.summarizes:
-		return nil, "summarize_wal is off"
+		return nil, "summarize_wal is off", nil
 	}
-	set, err := s.changed(ctx, h, reference.Timeline, reference.Start, start)
-	if err != nil {
-		return nil, err.Error()
+	if set, err = s.changed(ctx, h, reference.Timeline, reference.Start, start); err != nil {
+		return nil, err.Error(), nil
 	}
-	return set, ""
+	if why, err = c.otherPast(reference, h); why != "" || err != nil {
+		return nil, why, err
+	}
+	return set, "", nil
 }
 
 // changed reads the summaries of the WAL from an LSN on timeline first to another on
