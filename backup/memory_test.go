@@ -13,6 +13,7 @@ import (
 
 	"pgstow/backup"
 	"pgstow/backup/source"
+	"pgstow/test/pg"
 )
 
 // crowdFS is a cluster with a database 5 of many relations of one page, which
@@ -82,9 +83,7 @@ func (i memoryInfo) Mode() fs.FileMode {
 // Ten times as many files take no more memory but for their names and the
 // compressed manifest.
 func TestMemoryOfManyFiles(t *testing.T) {
-	if testing.Short() {
-		t.Skip("200,000 files")
-	}
+	pg.Long(t, "writes 200,000 files")
 	repo, _ := newRepo(t)
 	dir := newCluster(t)
 	peak := func(n int) (most uint64) {

@@ -9,13 +9,12 @@ import (
 	"time"
 
 	"pgstow/catalog"
+	"pgstow/test/pg"
 )
 
 // TestManifestMillion writes and reads a million files and watches the heap: it must stay below 64 MiB beside the object.
 func TestManifestMillion(t *testing.T) {
-	if testing.Short() {
-		t.Skip("writes a million lines")
-	}
+	pg.Long(t, "writes a million lines")
 	const files, folders = 1_000_000, 1000
 	r := initPlain(t, newStore(t))
 	peak := watchHeap(t)

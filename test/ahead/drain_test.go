@@ -15,9 +15,7 @@ import (
 
 // TestDrain: a queue is emptied, each file by one PUT and no other request, whoever stores it.
 func TestDrain(t *testing.T) {
-	if testing.Short() {
-		t.Skip("needs MinIO")
-	}
+	pg.Long(t, "starts a server and a store")
 	t.Parallel()
 	s := newStage(t, world.Options{Store: world.MinIO, Count: true, Env: []string{foreverIdle}})
 	s.resume(program(t)) // the first push looks at the repository
@@ -55,9 +53,7 @@ func (s *stage) wantTidy() {
 
 // TestAheadOfTheServer: what the worker has stored, the server's calls only look up.
 func TestAheadOfTheServer(t *testing.T) {
-	if testing.Short() {
-		t.Skip("needs MinIO")
-	}
+	pg.Long(t, "starts a server and a store")
 	t.Parallel()
 	s := newStage(t, world.Options{Store: world.MinIO, Count: true, Env: []string{foreverIdle}})
 	s.fill(20)
@@ -87,9 +83,7 @@ func TestAheadOfTheServer(t *testing.T) {
 
 // TestTwoPushers: several calls for the same file at once are all a success, and the store gets it once.
 func TestTwoPushers(t *testing.T) {
-	if testing.Short() {
-		t.Skip("needs MinIO")
-	}
+	pg.Long(t, "starts a server and a store")
 	t.Parallel()
 	s, g := newGated(t, world.Options{Env: []string{foreverIdle}})
 	s.Check(s.RunProgram("pgstow-wal", "push", "--pgdata", s.Server.Dir, s.path(s.names[0])), 0)

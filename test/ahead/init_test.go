@@ -119,9 +119,7 @@ func isOurs(line string) bool {
 // TestServerIsProcessOne: where the server would adopt a detached process, and restart all sessions when that is killed, there is none. The
 // server's own call stores the files that follow along with its own. Whatever is killed, the server goes on.
 func TestServerIsProcessOne(t *testing.T) {
-	if testing.Short() {
-		t.Skip("needs MinIO")
-	}
+	pg.Long(t, "kills the archiver, which rests 10 s after each time")
 	t.Parallel()
 	s, g := newGated(t, world.Options{Env: []string{foreverIdle}})
 	s.fill(6)

@@ -18,9 +18,7 @@ import (
 // TestStoppedWorker: a worker hangs in the middle of its files, as SIGSTOP makes it. The server's calls go on alone, another worker takes its
 // place, and when the first one wakes it finds that and ends.
 func TestStoppedWorker(t *testing.T) {
-	if testing.Short() {
-		t.Skip("needs MinIO")
-	}
+	pg.Long(t, "starts a server and a store")
 	t.Parallel()
 	s, g := newGated(t, world.Options{Env: []string{foreverIdle}})
 	s.fill(8)
@@ -65,9 +63,7 @@ func stop(t *testing.T, pid int) {
 
 // TestKilledWorker: a worker is killed with files on their way. Its claims die with it.
 func TestKilledWorker(t *testing.T) {
-	if testing.Short() {
-		t.Skip("needs MinIO")
-	}
+	pg.Long(t, "starts a server and a store")
 	t.Parallel()
 	s, g := newGated(t, world.Options{Env: []string{foreverIdle}})
 	s.fill(8)
@@ -106,9 +102,7 @@ func TestWorkersKilledAtRandom(t *testing.T) {
 
 // TestStoreThatHangs: no worker asks a store that does not answer again and again, and none stays.
 func TestStoreThatHangs(t *testing.T) {
-	if testing.Short() {
-		t.Skip("needs MinIO")
-	}
+	pg.Long(t, "starts a server and a store")
 	t.Parallel()
 	s, g := newGated(t, world.Options{Env: []string{briefly, "PGSTOW_PUSH_DEADLINE=1s"}})
 	s.Check(s.RunProgram("pgstow-wal", "push", "--pgdata", s.Server.Dir, s.path(s.names[0])), 0)
@@ -140,9 +134,7 @@ func TestStoreThatHangs(t *testing.T) {
 // TestShutdown: the server is stopped while the store hangs and the worker waits for it. It stops, nothing of the worker is left, and the next start
 // archives all.
 func TestShutdown(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes a quarter of a minute")
-	}
+	pg.Long(t, "takes a quarter of a minute")
 	t.Parallel()
 	s, g := newGated(t, world.Options{Env: []string{foreverIdle, "PGSTOW_PUSH_DEADLINE=1s"}})
 	s.resume(program(t))

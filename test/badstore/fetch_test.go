@@ -116,9 +116,7 @@ func fetchCases(portal string) []fetchCase {
 
 // TestFetch brings segments back from stores that fail in one way each.
 func TestFetch(t *testing.T) {
-	if testing.Short() {
-		t.Skip("needs MinIO")
-	}
+	pg.Long(t, "two calls for each way a store fails")
 	t.Parallel()
 	s := newStage(t, archiveOptions())
 	page := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
@@ -193,9 +191,7 @@ func fetchOne(t *testing.T, s *stage, c fetchCase, name, signal string, code int
 
 // TestFetchOfAbsent asks for what is not in the archive, of stores that hinder the proof. Nothing but the proof is 1 in plain recovery.
 func TestFetchOfAbsent(t *testing.T) {
-	if testing.Short() {
-		t.Skip("needs MinIO")
-	}
+	pg.Long(t, "two calls for each way a store fails")
 	t.Parallel()
 	s := newStage(t, archiveOptions())
 	names := s.segments(3)
@@ -272,9 +268,7 @@ func fetchAbsent(t *testing.T, s *stage, c fetchCase, name string) {
 
 // TestFetchBeforeStaleList: the list lacks what was stored last. What the list shows behind is a hole, never the end.
 func TestFetchBeforeStaleList(t *testing.T) {
-	if testing.Short() {
-		t.Skip("needs MinIO")
-	}
+	pg.Long(t, "two calls for each way a store fails")
 	t.Parallel()
 	s := newStage(t, archiveOptions())
 	names := s.segments(3)

@@ -66,9 +66,7 @@ func pushCases() []pushCase {
 
 // TestPush stores segments in stores that fail in one way each.
 func TestPush(t *testing.T) {
-	if testing.Short() {
-		t.Skip("needs MinIO")
-	}
+	pg.Long(t, "two calls for each way a store fails")
 	t.Parallel()
 	s := newStage(t, archiveOptions())
 	cases := pushCases()
@@ -125,9 +123,7 @@ func pushOne(t *testing.T, s *stage, c pushCase, name string) {
 
 // TestPushOfTheSame: the archive has the segment, or another one of that name, and the question which it is meets a bad store.
 func TestPushOfTheSame(t *testing.T) {
-	if testing.Short() {
-		t.Skip("needs MinIO")
-	}
+	pg.Long(t, "two calls for each way a store fails")
 	t.Parallel()
 	s := newStage(t, archiveOptions())
 	cases := []pushCase{
@@ -213,9 +209,7 @@ func pushSame(t *testing.T, s *stage, c pushCase, name, path string, verdict int
 
 // TestPushAndRepository: the first push on a host asks for the repository and the cluster, and for nothing else.
 func TestPushAndRepository(t *testing.T) {
-	if testing.Short() {
-		t.Skip("needs MinIO")
-	}
+	pg.Long(t, "two calls for each way a store fails")
 	t.Parallel()
 	s := newStage(t, archiveOptions())
 	cases := []struct {

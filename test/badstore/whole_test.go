@@ -37,9 +37,7 @@ func flaky() []proxy.Fault {
 
 // TestFaultyStoreForEverything: init, a server that archives, backup, receive, restore, and recovery. All of it ends well.
 func TestFaultyStoreForEverything(t *testing.T) {
-	if testing.Short() {
-		t.Skip("needs MinIO")
-	}
+	pg.Long(t, "a server's life on a store that fails")
 	t.Parallel()
 	for round := range pg.Rounds(t, 1) {
 		t.Run(fmt.Sprint(round), func(t *testing.T) {
@@ -182,9 +180,7 @@ func (s *stage) receive(t *testing.T, args ...string) (stop func()) {
 // TestStoreWithoutConditions: a store that knows no conditional requests and says nothing of it is refused, at init, and later when it has replaced
 // a better one.
 func TestStoreWithoutConditions(t *testing.T) {
-	if testing.Short() {
-		t.Skip("needs MinIO")
-	}
+	pg.Long(t, "starts a server and a store")
 	t.Parallel()
 	s := newStage(t, world.Options{WALSegmentSizeMiB: 1, Stopped: true, NoArchive: true})
 	ignorant := proxy.Fault{Name: "ignorant", Kind: proxy.Put, Times: proxy.Always, Do: proxy.Unconditional}

@@ -15,9 +15,7 @@ import (
 
 // TestFullSpool: the spool is a cache. A push that cannot write there stores its file all the same and says so; when there is room, the spool works.
 func TestFullSpool(t *testing.T) {
-	if testing.Short() {
-		t.Skip("needs MinIO")
-	}
+	pg.Long(t, "starts a server and a store")
 	t.Parallel()
 	w, files := withSegments(t, world.Options{Store: world.MinIO})
 	s := newScarce(t, 64<<10, 0)

@@ -15,6 +15,7 @@ import (
 
 	"pgstow/storage/object"
 	"pgstow/test/e2e/world"
+	"pgstow/test/pg"
 )
 
 // ruin is a small repository with all kinds of objects, and what it gives while it is sound.
@@ -126,9 +127,7 @@ func positions(key string, size int) []int {
 
 // TestCorruption flips a byte in each object of a repository, one at a time. Whoever needs the object must fail and name it, or get what is right.
 func TestCorruption(t *testing.T) {
-	if testing.Short() {
-		t.Skip("restores once for each byte that is flipped")
-	}
+	pg.Long(t, "restores once for each byte that is flipped")
 	for _, encrypted := range []bool{false, true} {
 		name := "plain"
 		if encrypted {
@@ -244,9 +243,7 @@ func kindOf(t *testing.T, key string) string {
 
 // TestCutObjects: what is left of an object after its end was lost is never taken for the whole, wherever the cut is.
 func TestCutObjects(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes half a minute")
-	}
+	pg.Long(t, "takes half a minute")
 	t.Parallel()
 	r := newRuin(t, world.Options{})
 	for _, key := range r.Keys("") {

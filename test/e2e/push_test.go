@@ -195,9 +195,7 @@ func foreignSegment(t *testing.T, w *world.World) (name string, body []byte) {
 
 // TestRequestsPerSegment: in the steady state a segment is one PUT, and nothing else is asked.
 func TestRequestsPerSegment(t *testing.T) {
-	if testing.Short() {
-		t.Skip("needs MinIO")
-	}
+	pg.Long(t, "starts a server and a store")
 	t.Parallel()
 	w := world.New(t, world.Options{Store: world.MinIO, Count: true, WALSegmentSizeMiB: 1})
 	w.Server.ArchiveAll() // the first push looks at the repository

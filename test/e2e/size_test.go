@@ -14,9 +14,7 @@ import (
 
 // TestRelationOverOneGiB: a table of two files, the second one being one that a reader could take for the first.
 func TestRelationOverOneGiB(t *testing.T) {
-	if testing.Short() {
-		t.Skip("writes 2 GiB")
-	}
+	pg.Long(t, "writes 2 GiB")
 	t.Parallel()
 	w := world.New(t, world.Options{NoArchive: true, Conf: map[string]string{"max_wal_size": "4GB"}})
 	const rows = 135_000 // one to a page
@@ -47,9 +45,7 @@ func TestRelationOverOneGiB(t *testing.T) {
 
 // TestManyTables: 20,000 small tables.
 func TestManyTables(t *testing.T) {
-	if testing.Short() {
-		t.Skip("makes 20,000 tables")
-	}
+	pg.Long(t, "makes 20,000 tables")
 	t.Parallel()
 	const tables = 20_000
 	w := world.New(t, world.Options{NoArchive: true, Conf: map[string]string{"synchronous_commit": "off", "max_wal_size": "4GB", "autovacuum": "off", "max_locks_per_transaction": "1000"}})

@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"pgstow/test/e2e/world"
+	"pgstow/test/pg"
 )
 
 // TestStandalone: a backup that brings its own WAL becomes a second cluster beside the first, with archiving on and off.
@@ -60,9 +61,7 @@ func standalone(t *testing.T, store string, archiving bool) {
 
 // TestStandaloneNeedsNoArchive removes all archived WAL before the restore.
 func TestStandaloneNeedsNoArchive(t *testing.T) {
-	if testing.Short() {
-		t.Skip("TestStandalone is enough")
-	}
+	pg.Long(t, "restores once more than TestStandalone")
 	t.Parallel()
 	w := world.New(t, world.Options{})
 	w.Server.Exec("CREATE TABLE t AS SELECT generate_series(1, 1000) AS i")

@@ -113,9 +113,7 @@ func TestTargets(t *testing.T) {
 
 // TestTargetActions: pause and go on, promote, shut down.
 func TestTargetActions(t *testing.T) {
-	if testing.Short() {
-		t.Skip("TestTargets is enough")
-	}
+	pg.Long(t, "restores once more for each action than TestTargets")
 	world.EachStore(t, func(t *testing.T, store string) {
 		h := newHistory(t, world.Options{Store: store})
 		target := []string{"--to-name", h.steps[2].name}

@@ -49,9 +49,7 @@ func timeline(s *pg.Server) string { return s.Value("SELECT timeline_id FROM pg_
 // TestTimelines: a server dies, two restores of it are promoted from the same segment, a third from a point in time; each writes on and archives in
 // the original's place. Afterwards every timeline can be recovered, to its end and to points on it.
 func TestTimelines(t *testing.T) {
-	if testing.Short() {
-		t.Skip("restores a dozen times")
-	}
+	pg.Long(t, "restores a dozen times")
 	world.EachStore(t, func(t *testing.T, store string) {
 		w := world.New(t, world.Options{Store: store, WALSegmentSizeMiB: 1})
 		a := w.Server

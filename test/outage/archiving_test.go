@@ -20,9 +20,7 @@ const pushShort = "PGSTOW_PUSH_DEADLINE=2s"
 // TestOutageUnderLoad: the store is killed, twice, while pgbench writes and PostgreSQL archives. PostgreSQL keeps its segments, pgstow catches up,
 // and nothing is missing.
 func TestOutageUnderLoad(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes a quarter of a minute")
-	}
+	pg.Long(t, "takes a quarter of a minute")
 	t.Parallel()
 	w := newStage(t, world.Options{WALSegmentSizeMiB: 1, Env: []string{pushShort}, Conf: map[string]string{"max_wal_size": "16MB"}})
 	s := w.Server
@@ -152,9 +150,7 @@ func wantGapless(t *testing.T, w *world.World, first, last string) {
 // ends the round that it is in, and makes one more, each of at most three pushes with a second between (PgArchiverMainLoop and
 // pgarch_ArchiverCopyLoop in pgarch.c): six pushes at most, each of which ends by its deadline, or after 15 s without progress.
 func TestOutageAndFastShutdown(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes a quarter of a minute")
-	}
+	pg.Long(t, "takes a quarter of a minute")
 	t.Parallel()
 	for _, frozen := range []bool{false, true} {
 		name := "killed"

@@ -75,9 +75,7 @@ func TestOutageIsToldFromTheEnd(t *testing.T) {
 
 // TestOutageOfStandby: a standby goes on asking, read-only, and gets on when the store is there again.
 func TestOutageOfStandby(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes a quarter of a minute")
-	}
+	pg.Long(t, "takes a quarter of a minute")
 	eachMajor(t, func(t *testing.T, major int) {
 		a := newArchived(t, major)
 		dir := a.Restore()

@@ -14,9 +14,7 @@ import (
 // eachMajor runs a test on PostgreSQL 15, or on the versions that are asked for.
 func eachMajor(t *testing.T, f func(t *testing.T, major int)) {
 	t.Helper()
-	if testing.Short() {
-		t.Skip("runs several servers")
-	}
+	pg.Long(t, "runs several servers")
 	t.Parallel()
 	for _, major := range pg.Majors(t) {
 		t.Run(fmt.Sprint(major), func(t *testing.T) {

@@ -18,9 +18,7 @@ const largeMiB = 64
 
 // TestLargeSegments has a real server write large segments, noise that compresses badly, and a switched one.
 func TestLargeSegments(t *testing.T) {
-	if testing.Short() {
-		t.Skip("writes some 150 MiB of WAL")
-	}
+	pg.Long(t, "writes some 150 MiB of WAL")
 	server := pg.New(t, pg.Options{WALSegmentSizeMiB: largeMiB, Conf: map[string]string{
 		"max_wal_size": "2GB", "min_wal_size": "1GB", "wal_keep_size": "1GB", "autovacuum": "off", "full_page_writes": "off",
 	}})
