@@ -141,18 +141,7 @@ func Compare(ctx context.Context, repo *catalog.Repository, p *Planned, o RunOpt
 		return nil
 	}
 	r := &runner{repo: repo, plan: *p, options: o}
-	if err := r.check(); err != nil {
-		return err
-	}
-	r.phase(PhaseManifest)
-	m, err := repo.ReadManifest(ctx, p.Ref(), p.Backup)
-	if err != nil {
-		return err
-	}
-	if r.content, err = load(ctx, m, *p); err != nil {
-		return err
-	}
-	if err := r.newWriter(); err != nil {
+	if err := r.open(ctx); err != nil {
 		return err
 	}
 	e, err := r.engine()

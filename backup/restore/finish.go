@@ -37,7 +37,7 @@ func (r *runner) settings(ctx context.Context) error {
 			return err
 		}
 	}
-	for _, name := range r.content.wal {
+	for _, name := range slices.Sorted(maps.Keys(r.content.wal)) {
 		// The archive has it, or never will: either way the server must not archive it (RULES-physical B5).
 		if err := r.w.writeFile("pg_wal/archive_status/"+name+".done", nil, r.w.modes.file); err != nil {
 			return err

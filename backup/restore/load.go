@@ -23,19 +23,17 @@ type mapOf struct {
 
 // content is the manifest in the form in which Run works on it.
 type content struct {
-	header catalog.BackupHeader
-	table  *table
-	dirs   []string
-	links  []link
-	maps   []mapOf
-	blobs  []run
-	packs  []catalog.PackEntry
-	byRef  map[pagemap.PackRef]uint32
-	sums   map[fileID]catalog.Digest // of blobs that are one slice
-	wal    []string                  // names in pg_wal
-	// digests are those of all files without page map that have one, of several slices too.
-	digests map[fileID]catalog.Digest
-	config  []fileID // restored copies of configuration files from outside of the data directory
+	header  catalog.BackupHeader
+	table   *table
+	dirs    []string
+	links   []link
+	maps    []mapOf
+	blobs   []run
+	packs   []catalog.PackEntry
+	byRef   map[pagemap.PackRef]uint32
+	wal     map[string]fileID         // by name in pg_wal
+	digests map[fileID]catalog.Digest // of files without page map, where it is known
+	config  []fileID                  // restored copies of configuration files from outside of the data directory
 	notes   []string
 
 	control    fileID
@@ -56,7 +54,7 @@ func load(ctx context.Context, m *catalog.ManifestReader, p Planned) (*content, 
 	h := m.Header()
 	c := &content{
 		header: h, table: newTable(int(min(max(h.Files, 0), 1<<22))),
-		byRef: make(map[pagemap.PackRef]uint32), sums: make(map[fileID]catalog.Digest), digests: make(map[fileID]catalog.Digest),
+		byRef: make(map[pagemap.PackRef]uint32), wal: make(map[string]fileID), digests: make(map[fileID]catalog.Digest),
 	}
 	l := loader{content: c, modes: modesFor(fs.FileMode(p.Mode)), plan: p, tablespaces: make(map[string]PlannedTablespace), replaced: make(map[string]bool)}
 	for _, d := range p.LeftOut {
@@ -178,7 +176,7 @@ func (l *loader) file(e catalog.FileEntry, to string) error {
 		l.control, l.hasControl = id, true
 	}
 	if name, ok := strings.CutPrefix(to, "pg_wal/"); ok && !strings.Contains(name, "/") {
-		l.wal = append(l.wal, name)
+		l.wal[name] = id
 	}
 	switch {
 	case l.isHollow(to):
@@ -194,9 +192,6 @@ func (l *loader) file(e catalog.FileEntry, to string) error {
 		l.table.state(id).pending.Store(e.Size)
 		if !e.SHA256.IsZero() && len(e.Blob) > 0 {
 			l.digests[id] = e.SHA256
-		}
-		if len(e.Blob) == 1 && !e.SHA256.IsZero() {
-			l.sums[id] = e.SHA256
 		}
 	}
 	return nil

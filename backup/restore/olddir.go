@@ -223,17 +223,13 @@ func checkOldWAL(ctx context.Context, repo *catalog.Repository, dir string, c *c
 
 // hasWAL reports whether the backup itself has a file of pg_wal, as it is there.
 func (c *content) hasWAL(dir, name string) (bool, error) {
-	if !slices.Contains(c.wal, name) {
+	id, ok := c.wal[name]
+	sum, known := c.digests[id]
+	if !ok || !known {
 		return false, nil
 	}
-	for i := range c.table.len() {
-		id := fileID(i)
-		if sum, ok := c.digests[id]; ok && c.table.path(id) == "pg_wal/"+name {
-			probe := &writer{dir: dir, table: c.table}
-			return probe.keepBlob(id, sum)
-		}
-	}
-	return false, nil
+	probe := &writer{dir: dir, table: c.table}
+	return probe.keepBlob(id, sum)
 }
 
 // onlyShutdown reports whether all that a file has is the checkpoint of a clean shutdown: the server switches to a new segment

@@ -109,7 +109,7 @@ func Plan(ctx context.Context, repo *catalog.Repository, o Options) (Planned, er
 	if err := p.measure(ctx, m, o.OnlyDatabases); err != nil {
 		return Planned{}, err
 	}
-	if err := p.checkPlace(ctx, repo, o, m.Header()); err != nil {
+	if err := p.checkPlace(ctx, repo, o, m); err != nil {
 		return Planned{}, err
 	}
 	return p, nil
@@ -268,11 +268,12 @@ func (p *Planned) measure(ctx context.Context, m *catalog.ManifestReader, databa
 }
 
 // checkPlace looks at the directories, the owner and the free space.
-func (p *Planned) checkPlace(ctx context.Context, repo *catalog.Repository, o Options, h catalog.BackupHeader) error {
+func (p *Planned) checkPlace(ctx context.Context, repo *catalog.Repository, o Options, m *catalog.ManifestReader) error {
 	if p.Delta != nil {
-		original, err := realPath(h.DataDirectory)
+		there := m.Header().DataDirectory
+		original, err := realPath(there)
 		if err != nil {
-			original = filepath.Clean(h.DataDirectory)
+			original = filepath.Clean(there)
 		}
 		if p.mayBeOld, err = checkOldTablespaces(p.Directory, original, p.Tablespaces, o.Tablespaces); err != nil {
 			return err
@@ -292,7 +293,7 @@ func (p *Planned) checkPlace(ctx context.Context, repo *catalog.Repository, o Op
 	needs := p.needs()
 	switch {
 	case p.Delta != nil && !p.old.empty:
-		if err := p.checkOld(ctx, repo, o, needs); err != nil {
+		if err := p.checkOld(ctx, repo, o, m, needs); err != nil {
 			return err
 		}
 	case p.Resume:
@@ -337,11 +338,7 @@ func (p *Planned) needs() []need {
 }
 
 // checkOld looks at the WAL, the files and the size of an older copy.
-func (p *Planned) checkOld(ctx context.Context, repo *catalog.Repository, o Options, needs []need) error {
-	m, err := repo.ReadManifest(ctx, p.Ref(), p.Backup)
-	if err != nil {
-		return err
-	}
+func (p *Planned) checkOld(ctx context.Context, repo *catalog.Repository, o Options, m *catalog.ManifestReader, needs []need) error {
 	c, err := load(ctx, m, *p)
 	if err != nil {
 		return err

@@ -94,18 +94,7 @@ func (r *runner) run(ctx context.Context) error {
 		// PostgreSQL insists on a command. Exit code 1 means "not in the archive", which is what there is.
 		r.plan.RestoreCommand = "false"
 	}
-	if err := r.check(); err != nil {
-		return err
-	}
-	r.phase(PhaseManifest)
-	m, err := r.repo.ReadManifest(ctx, r.plan.Ref(), r.plan.Backup)
-	if err != nil {
-		return err
-	}
-	if r.content, err = load(ctx, m, r.plan); err != nil {
-		return err
-	}
-	if err := r.newWriter(); err != nil {
+	if err := r.open(ctx); err != nil {
 		return err
 	}
 	if r.resume {
@@ -151,11 +140,22 @@ func (r *runner) steps(ctx context.Context) error {
 	return nil
 }
 
-// check looks at the directories again: time has passed since Plan.
-func (r *runner) check() error {
+// open looks at the directories again, since time has passed since Plan, and reads the manifest.
+func (r *runner) open(ctx context.Context) error {
 	old, err := r.plan.checkDirectories()
+	if err != nil {
+		return err
+	}
 	r.resume, r.compare = old.resume, old.resume || r.plan.Delta != nil && !old.empty
-	return err
+	r.phase(PhaseManifest)
+	m, err := r.repo.ReadManifest(ctx, r.plan.Ref(), r.plan.Backup)
+	if err != nil {
+		return err
+	}
+	if r.content, err = load(ctx, m, r.plan); err != nil {
+		return err
+	}
+	return r.newWriter()
 }
 
 // prepare makes the directory, its marker, and all folders.
@@ -224,20 +224,25 @@ func (r *runner) tablespace(t PlannedTablespace) error {
 	if err := r.w.makeDir(t.Location); err != nil {
 		return err
 	}
-	at := r.w.place(t.Path)
-	err := os.Symlink(t.Location, at)
+	if err := r.symlink(t.Location, t.Path); err != nil {
+		return fmt.Errorf("link tablespace: %w", err)
+	}
+	return nil
+}
+
+// symlink makes a symbolic link at a path of the manifest; the same one may be there.
+func (r *runner) symlink(target, path string) error {
+	at := r.w.place(path)
+	err := os.Symlink(target, at)
 	if errors.Is(err, fs.ErrExist) {
-		if have, rerr := os.Readlink(at); rerr == nil && have == t.Location {
+		if have, rerr := os.Readlink(at); rerr == nil && have == target {
 			err = nil
 		}
 	}
-	if err != nil {
-		return fmt.Errorf("link tablespace: %w", err)
+	if err != nil || !r.plan.Owner.Set {
+		return err
 	}
-	if r.plan.Owner.Set {
-		return os.Lchown(at, r.plan.Owner.UID, r.plan.Owner.GID)
-	}
-	return nil
+	return os.Lchown(at, r.plan.Owner.UID, r.plan.Owner.GID)
 }
 
 // standardDirs are made whether or not the manifest has them: the server needs them all (initdb.c), and the contents of
@@ -312,20 +317,8 @@ func (r *runner) packReader(received *atomic.Int64) *packReader {
 // links makes the symbolic links, after all files, so that nothing can have been written through one.
 func (r *runner) links() error {
 	for _, l := range r.content.links {
-		at := r.w.place(l.path)
-		err := os.Symlink(l.target, at)
-		if errors.Is(err, fs.ErrExist) {
-			if have, rerr := os.Readlink(at); rerr == nil && have == l.target {
-				continue
-			}
-		}
-		if err != nil {
+		if err := r.symlink(l.target, l.path); err != nil {
 			return fmt.Errorf("restore %s: %w", l.path, err)
-		}
-		if r.plan.Owner.Set {
-			if err := os.Lchown(at, r.plan.Owner.UID, r.plan.Owner.GID); err != nil {
-				return err
-			}
 		}
 	}
 	return nil
