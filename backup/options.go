@@ -38,17 +38,6 @@ func (m WALMode) String() string {
 	return "archive"
 }
 
-// ParseWALMode reads "archive" or "include".
-func ParseWALMode(s string) (WALMode, error) {
-	switch s {
-	case "", "archive":
-		return WALArchive, nil
-	case "include":
-		return WALInclude, nil
-	}
-	return 0, fmt.Errorf("WAL mode %q: want archive or include", s)
-}
-
 // Source says how the server's files are read.
 type Source uint8
 

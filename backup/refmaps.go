@@ -21,7 +21,6 @@ type mapReader struct {
 
 	opened []*openedPack // the one used last is last
 	bytes  int64
-	loads  int64 // frames read
 }
 
 type openedPack struct {
@@ -80,7 +79,6 @@ func (r *mapReader) frame(ctx context.Context, index, frame int) ([]byte, error)
 	}
 	o.frame = frame
 	r.bytes += int64(cap(o.plain)) - before
-	r.loads++
 	for r.bytes > mapMemory && len(r.opened) > 1 {
 		old := r.opened[0]
 		r.bytes -= int64(cap(old.plain)) + old.whole

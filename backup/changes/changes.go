@@ -211,11 +211,3 @@ func Merge(a, b []Run) []Run {
 	}
 	return out
 }
-
-// Pages is the number of pages in runs.
-func Pages(runs []Run) (n int64) {
-	for _, r := range runs {
-		n += int64(r.Pages)
-	}
-	return n
-}
