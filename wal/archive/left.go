@@ -16,16 +16,12 @@ import (
 // end, gets the part before the fork; the rest is zeros.
 func (f *fetch) behindFork() {
 	c := f.server.control
-	if f.name.Kind != wal.Segment || filepath.Base(f.dst) != recoveryFile || !f.standby && !f.recovery || c == nil || f.Timeline == f.name.Timeline {
+	if f.name.Kind != wal.Segment || filepath.Base(f.dst) != recoveryFile || !f.standby && !f.recovery || c == nil {
 		return
 	}
-	fork, by, left := spool.LeftAt(filepath.Dir(f.dst), f.name, c.WALSegmentSize)
-	if f.Timeline > f.name.Timeline {
-		by = f.Timeline
-		fork, left = spool.LeftFor(filepath.Dir(f.dst), f.name, c.WALSegmentSize, by)
-	}
+	fork, by, left, err := spool.LeftAt(filepath.Dir(f.dst), f.name, c.WALSegmentSize, f.Timeline)
 	switch {
-	case !left:
+	case err != nil, !left: // a history that cannot be read keeps nothing from recovery, which reads it too
 		return
 	case c.MinRecoveryTimeline == f.name.Timeline && c.MinRecoveryPoint > fork:
 		return // it has passed the fork, and cannot go where that leads
@@ -37,6 +33,13 @@ func (f *fetch) behindFork() {
 	}
 	f.cut = int64(fork - start)
 	f.warn("fetch %s: only what lies before %s is served, where timeline %d, for which recovery is heading, left timeline %d", f.want, fork, by, f.name.Timeline)
+}
+
+// wholeFor tells whether a segment may be handed over whole to a recovery that heads for the timeline that the operator chose, 0 for the newest.
+// Without its history nothing is fetched ahead, and each call decides.
+func wholeFor(chosen wal.TimelineID, pgdata string, name wal.FileName, size wal.SegmentSize) bool {
+	_, _, left, err := spool.LeftAt(filepath.Join(pgdata, "pg_wal"), name, size, chosen)
+	return err == nil && !left
 }
 
 // cutter passes the first bytes on and replaces the others by zeros.

@@ -91,16 +91,16 @@ func TestLeftAt(t *testing.T) {
 		"nonsense\n":                                  false,
 	} {
 		write(t, filepath.Join(dir, "00000003.history"), []byte(text))
-		if _, by, left := spool.LeftAt(dir, segment, size); left != want || left && by != 3 {
+		if _, by, left, _ := spool.LeftAt(dir, segment, size, 0); left != want || left && by != 3 {
 			t.Errorf("%q: %v by %d", text, left, by)
 		}
 	}
 	for _, other := range []wal.FileName{{Kind: wal.HistoryFile, Timeline: 1}, {Kind: wal.Segment, Timeline: 3, Seg: 5}} {
-		if _, _, left := spool.LeftAt(dir, other, size); left {
+		if _, _, left, _ := spool.LeftAt(dir, other, size, 0); left {
 			t.Errorf("%s is said to be left", other)
 		}
 	}
-	if _, _, left := spool.LeftAt(filepath.Join(dir, "none"), segment, size); left {
+	if _, _, left, _ := spool.LeftAt(filepath.Join(dir, "none"), segment, size, 0); left {
 		t.Error("a folder that is not there says something")
 	}
 }

@@ -12,33 +12,30 @@ import (
 const RecoveryFile = "RECOVERYXLOG"
 
 // LeftAt tells whether the server whose pg_wal this is heads for a timeline that left the segment's timeline in the segment or before it, and
-// where. Recovery keeps the history of the timeline that it heads for in pg_wal (readTimeLineHistory in src/backend/access/transam/timeline.c,
-// WalRcvFetchTimeLineHistoryFiles in walreceiver.c). When that timeline's own segment is not in the archive yet, PostgreSQL asks for the
-// ancestor's (XLogFileReadAnyTLI in xlogrecovery.c) and replays all of it, also what the ancestor's server wrote behind the fork.
-func LeftAt(pgWAL string, segment wal.FileName, size wal.SegmentSize) (fork wal.LSN, by wal.TimelineID, left bool) {
-	if segment.Kind != wal.Segment || segment.CheckSize(size) != nil {
-		return 0, 0, false
+// where: for the timeline that the operator chose, or with 0 for the newest that the server knows. Recovery keeps the history of the timeline
+// that it heads for in pg_wal (readTimeLineHistory in src/backend/access/transam/timeline.c, WalRcvFetchTimeLineHistoryFiles in walreceiver.c).
+// When that timeline's own segment is not in the archive yet, PostgreSQL asks for the ancestor's (XLogFileReadAnyTLI in xlogrecovery.c) and
+// replays all of it, also what the ancestor's server wrote behind the fork. An error says that the history could not be read.
+func LeftAt(pgWAL string, segment wal.FileName, size wal.SegmentSize, chosen wal.TimelineID) (fork wal.LSN, by wal.TimelineID, left bool, err error) {
+	if segment.Kind != wal.Segment || segment.CheckSize(size) != nil || chosen == segment.Timeline {
+		return 0, 0, false, nil
 	}
-	newest := newestHistory(pgWAL)
-	if newest <= segment.Timeline {
-		return 0, 0, false
+	if by = chosen; chosen < segment.Timeline {
+		by = newestHistory(pgWAL)
 	}
-	fork, left = LeftFor(pgWAL, segment, size, newest)
-	return fork, newest, left
-}
-
-// LeftFor is LeftAt for a server that heads for this timeline.
-func LeftFor(pgWAL string, segment wal.FileName, size wal.SegmentSize, heading wal.TimelineID) (fork wal.LSN, left bool) {
-	b, err := os.ReadFile(filepath.Join(pgWAL, wal.HistoryName(heading).String()))
+	if by <= segment.Timeline {
+		return 0, 0, false, nil
+	}
+	b, err := os.ReadFile(filepath.Join(pgWAL, wal.HistoryName(by).String()))
 	if err != nil {
-		return 0, false
+		return 0, by, false, err
 	}
-	h, err := wal.ParseHistory(heading, b)
+	h, err := wal.ParseHistory(by, b)
 	if err != nil {
-		return 0, false
+		return 0, by, false, err
 	}
 	fork, ok := h.Ancestor(segment.Timeline)
-	return fork, ok && fork < segment.Start(size)+wal.LSN(size)
+	return fork, by, ok && fork < segment.Start(size)+wal.LSN(size), nil
 }
 
 // newestHistory is the greatest timeline whose history lies in the folder; 0 if there is none.
@@ -73,6 +70,6 @@ func beyondFork(name, dst string, size int64) bool {
 	if err != nil {
 		return false
 	}
-	_, _, left := LeftAt(filepath.Dir(dst), segment, wal.SegmentSize(size))
-	return left
+	_, _, left, err := LeftAt(filepath.Dir(dst), segment, wal.SegmentSize(size), 0)
+	return err == nil && left // a history that cannot be read keeps nothing from recovery, which reads it too
 }
