@@ -58,9 +58,10 @@ type ahead struct {
 	worked  moments // when a file was stored, or the server came on
 	flying  atomic.Int64
 	halt    chan struct{} // closed: no new files
-	first   chan struct{} // closed: it is known what became of the file that the server asks for now
+	held    string        // the file that a call of the server had in hand when this began; "": none
+	first   chan struct{} // closed: it is known what became of held
 	jobs    sync.WaitGroup
-	wake    *changes
+	wake    *watcher
 
 	mu      sync.Mutex
 	busy    map[string]bool
@@ -104,7 +105,8 @@ func newAhead(o *PushOptions, files int) *ahead {
 
 // run works until ctx ends or halt is closed, and waits for what is on its way.
 func (a *ahead) run(ctx context.Context) {
-	a.wake = watchFolder(a.status)
+	a.wake = newWatcher(statusChanges)
+	a.wake.add(a.status)
 	var opened sync.Once
 	defer func() {
 		a.jobs.Wait()
@@ -117,8 +119,7 @@ func (a *ahead) run(ctx context.Context) {
 		a.note(func(r *WorkerResult) { r.Scans++ })
 		if err != nil { // the folder was renamed, or the server removes its data directory
 			a.pause(ctx, statusEvery, nil)
-			a.wake.close()
-			a.wake = watchFolder(a.status)
+			a.wake.add(a.status)
 			continue
 		}
 		a.readRefused()
@@ -134,7 +135,7 @@ func (a *ahead) run(ctx context.Context) {
 			a.pause(ctx, max(scanRest, scanShare*took), nil)
 		}
 		if !more {
-			a.pause(ctx, statusEvery, a.wake.c)
+			a.pause(ctx, statusEvery, a.wake.changed())
 		}
 	}
 }
@@ -170,7 +171,7 @@ func (a *ahead) note(f func(*WorkerResult)) {
 
 // admit begins with a file as soon as there is room, unless it is not to be had: stored already, claimed by others, or left to the server's call.
 func (a *ahead) admit(ctx context.Context, name string) {
-	if a.skips(name) || a.behindRefused(name) || !a.takeSlot(ctx) {
+	if a.inHand(name) || a.skips(name) || a.behindRefused(name) || !a.takeSlot(ctx) {
 		return
 	}
 	given := false
@@ -183,7 +184,7 @@ func (a *ahead) admit(ctx context.Context, name string) {
 		if !a.goesOn(ctx) {
 			return
 		}
-		a.pause(ctx, scanRest, a.wake.c)
+		a.pause(ctx, scanRest, a.wake.changed())
 	}
 	id, err := spool.Stat(filepath.Join(a.waldir, name))
 	// Time has passed: the server may be done with it, and the store may have failed.

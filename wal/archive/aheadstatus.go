@@ -27,34 +27,46 @@ func archiveStatus(pgdata string) string { return filepath.Join(pgdata, "pg_wal"
 // waitingFiles reads the names of the files that wait to be archived, in the order in which the server will ask for them, the first
 // batchNames of them; more tells whether there are others behind.
 func waitingFiles(dir string) (names []string, more bool, err error) {
-	f, err := os.Open(dir)
+	cut := func(most int) {
+		if len(names) > most {
+			slices.SortFunc(names, archiveOrder)
+			names, more = names[:batchNames], true
+		}
+	}
+	err = eachWaiting(dir, func(name string) bool {
+		names = append(names, name)
+		cut(4 * batchNames) // in a long queue only its beginning is kept
+		return true
+	})
 	if err != nil {
 		return nil, false, err
+	}
+	cut(batchNames)
+	slices.SortFunc(names, archiveOrder)
+	return names, more, nil
+}
+
+// eachWaiting calls do for the files that wait to be archived, in no order, until it returns false.
+func eachWaiting(dir string, do func(name string) bool) error {
+	f, err := os.Open(dir)
+	if err != nil {
+		return err
 	}
 	defer func() { _ = f.Close() }()
 	for {
 		entries, err := f.Readdirnames(readAtOnce)
 		for _, entry := range entries {
-			if name, ok := strings.CutSuffix(entry, readySuffix); ok && archivable(name) {
-				names = append(names, name)
+			if name, ok := strings.CutSuffix(entry, readySuffix); ok && archivable(name) && !do(name) {
+				return nil
 			}
 		}
-		if len(names) > 2*batchNames { // in a long queue only its beginning is kept
-			slices.SortFunc(names, archiveOrder)
-			names, more = names[:batchNames], true
-		}
 		if errors.Is(err, io.EOF) {
-			break
+			return nil
 		}
 		if err != nil {
-			return nil, false, err
+			return err
 		}
 	}
-	slices.SortFunc(names, archiveOrder)
-	if len(names) > batchNames {
-		names, more = names[:batchNames], true
-	}
-	return names, more, nil
 }
 
 func archivable(name string) bool {
@@ -74,24 +86,13 @@ func archiveOrder(a, b string) int {
 	return strings.Compare(a, b)
 }
 
-// othersWait tells whether a file other than name waits to be archived.
-func othersWait(dir, name string) bool {
-	f, err := os.Open(dir)
-	if err != nil {
-		return false
-	}
-	defer func() { _ = f.Close() }()
-	for {
-		entries, err := f.Readdirnames(readAtOnce)
-		for _, entry := range entries {
-			if other, ok := strings.CutSuffix(entry, readySuffix); ok && other != name && archivable(other) {
-				return true
-			}
-		}
-		if err != nil {
-			return false
-		}
-	}
+// othersWait tells whether a file other than name waits to be archived. Where that cannot be read, nobody is to be helped.
+func othersWait(dir, name string) (found bool) {
+	err := eachWaiting(dir, func(other string) bool {
+		found = other != name
+		return !found
+	})
+	return err == nil && found
 }
 
 // isReady tells whether the server still waits for a file.
@@ -100,47 +101,8 @@ func isReady(dir, name string) bool {
 	return err == nil
 }
 
-// changes tells when something changes in a folder, by inotify(7).
-type changes struct {
-	f *os.File
-	c chan struct{}
-}
-
-// watchFolder begins to watch. Where the kernel has no more watches to give, nothing is ever told: who waits looks by himself now and then.
-func watchFolder(dir string) *changes {
-	w := &changes{c: make(chan struct{}, 1)}
-	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
-	if err != nil {
-		return w
-	}
-	const what = unix.IN_CREATE | unix.IN_MOVED_TO | unix.IN_MOVED_FROM | unix.IN_DELETE | unix.IN_MOVE_SELF | unix.IN_DELETE_SELF | unix.IN_ONLYDIR
-	if _, err := unix.InotifyAddWatch(fd, dir, what); err != nil {
-		_ = unix.Close(fd)
-		return w
-	}
-	w.f = os.NewFile(uintptr(fd), "inotify")
-	go w.read()
-	return w
-}
-
-func (w *changes) read() {
-	buf := make([]byte, 16<<10)
-	for {
-		if _, err := w.f.Read(buf); err != nil {
-			return
-		}
-		select {
-		case w.c <- struct{}{}:
-		default:
-		}
-	}
-}
-
-func (w *changes) close() {
-	if w.f != nil {
-		_ = w.f.Close()
-	}
-}
+// statusChanges are what is to be looked at: files that come and go, and the folder itself.
+const statusChanges = unix.IN_CREATE | unix.IN_MOVED_TO | unix.IN_MOVED_FROM | unix.IN_DELETE | unix.IN_MOVE_SELF | unix.IN_DELETE_SELF
 
 // statusEvery is how often the folder is looked at although nothing was told: it may have been exchanged for another one.
 const statusEvery = time.Second

@@ -39,12 +39,12 @@ func (b Backlog) UntilFull() (d time.Duration, ok bool) {
 func ReadBacklog(pgdata string, now time.Time) (Backlog, error) {
 	b := Backlog{Files: map[string]bool{}}
 	dir := filepath.Join(pgdata, "pg_wal")
-	status, err := os.ReadDir(filepath.Join(dir, "archive_status"))
+	status, err := os.ReadDir(archiveStatus(pgdata))
 	if err != nil {
 		return b, err
 	}
 	for _, e := range status {
-		name, ready := strings.CutSuffix(e.Name(), ".ready")
+		name, ready := strings.CutSuffix(e.Name(), readySuffix)
 		if !ready {
 			continue
 		}

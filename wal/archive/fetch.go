@@ -95,17 +95,11 @@ func (f *fetch) serve(ctx context.Context) error {
 	if c == nil {
 		return f.run(ctx)
 	}
-	if f.Spool.AwaitClaim(fetchClaim, f.want, spool.ClaimStale) {
-		if done, err := f.Spool.Take(f.want, f.dst); err != nil || done {
-			return err
-		}
-	}
-	claim, ok := f.Spool.Claim(fetchClaim, f.want)
-	if ok { // it may have come since it was looked for
-		if done, err := f.Spool.Take(f.want, f.dst); err != nil || done {
-			claim.Release()
-			return err
-		}
+	f.Spool.AwaitClaim(fetchClaim, f.want, spool.ClaimStale)
+	claim, _ := f.Spool.Claim(fetchClaim, f.want)
+	if done, err := f.Spool.Take(f.want, f.dst); err != nil || done { // it may have come since it was looked for
+		claim.Release()
+		return err
 	}
 	f.beat, f.found = claim.Beat, func() { c.found(ctx) }
 	began := time.Now()

@@ -8,6 +8,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"pgstow/wal"
 	"pgstow/wal/spool"
 )
@@ -179,7 +181,7 @@ func mostAhead(segments int, limit int64, size wal.SegmentSize) int {
 
 // run works until one of the reasons to end.
 func (p *prefetcher) run(ctx context.Context, lock *spool.Claim) {
-	w := newWatcher()
+	w := newWatcher(unix.IN_MOVED_FROM | unix.IN_MOVED_TO | unix.IN_DELETE | unix.IN_DONT_FOLLOW) // files that go away or are replaced
 	defer w.close()
 	every := tickEvery
 	if w == nil {

@@ -69,7 +69,7 @@ func scan(dir string, systemID uint64) ([]localFile, error) {
 				return nil, err
 			}
 		}
-		f.ready = exists(filepath.Join(dir, "archive_status", f.base+".ready"))
+		f.ready = isReady(filepath.Join(dir, "archive_status"), f.base)
 		files = append(files, f)
 	}
 	slices.SortStableFunc(files, func(a, b localFile) int {

@@ -9,15 +9,17 @@ import (
 // watcher tells that something changed in some folders. Where the kernel gives none (its user has too many), it is nil, and tells nothing.
 type watcher struct {
 	f    *os.File
+	what uint32
 	wake chan struct{}
 }
 
-func newWatcher() *watcher {
+// newWatcher tells of the events in what (IN_* of inotify(7)).
+func newWatcher(what uint32) *watcher {
 	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
 	if err != nil {
 		return nil
 	}
-	w := &watcher{f: os.NewFile(uintptr(fd), "inotify"), wake: make(chan struct{}, 1)}
+	w := &watcher{f: os.NewFile(uintptr(fd), "inotify"), what: what, wake: make(chan struct{}, 1)}
 	go w.listen()
 	return w
 }
@@ -36,7 +38,7 @@ func (w *watcher) listen() {
 	}
 }
 
-// add watches folders for files that go away or are replaced. One that is watched already stays so; one that is not there is not.
+// add watches folders. One that is watched already stays so; one that is not there is not.
 func (w *watcher) add(folders ...string) {
 	if w == nil {
 		return
@@ -47,7 +49,7 @@ func (w *watcher) add(folders ...string) {
 	}
 	_ = raw.Control(func(fd uintptr) {
 		for _, folder := range folders {
-			_, _ = unix.InotifyAddWatch(int(fd), folder, unix.IN_MOVED_FROM|unix.IN_MOVED_TO|unix.IN_DELETE|unix.IN_ONLYDIR|unix.IN_DONT_FOLLOW)
+			_, _ = unix.InotifyAddWatch(int(fd), folder, w.what|unix.IN_ONLYDIR)
 		}
 	})
 }
