@@ -4,7 +4,6 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
-	"strings"
 	"syscall"
 	"time"
 )
@@ -73,12 +72,15 @@ func (s *Spool) Locked(kind string, stale time.Duration) bool {
 	if s == nil || !validName(kind) {
 		return false
 	}
-	f, ok := held(filepath.Join(s.dir, kind+lockSuffix))
-	if !ok {
+	return isHeld(filepath.Join(s.dir, kind+lockSuffix), stale)
+}
+
+// Claimed tells whether somebody has the claim of this kind on a name and gets on with it.
+func (s *Spool) Claimed(kind, name string) bool {
+	if s == nil || !validName(kind) || !validName(name) {
 		return false
 	}
-	defer func() { _ = f.Close() }()
-	return fresh(f, stale) > 0
+	return isHeld(s.claimPath(kind, name), ClaimStale)
 }
 
 // AwaitClaim waits while somebody gets on with the claim of this kind on a name: until it is released, or until beyond after its last beat. It
@@ -138,23 +140,7 @@ func (s *Spool) DropClaims(kind string) {
 		}
 	}
 	_ = os.Remove(filepath.Join(s.dir, claimsFolder)) // only an empty one
-	s.dropUnfinished(time.Now())
-}
-
-// unfinished is how old a temporary file is that nobody is writing any more.
-const unfinished = time.Minute
-
-func (s *Spool) dropUnfinished(now time.Time) {
-	entries, err := os.ReadDir(s.dir)
-	if err != nil {
-		return
-	}
-	for _, entry := range entries {
-		path := filepath.Join(s.dir, entry.Name())
-		if strings.HasPrefix(entry.Name(), temporaryPrefix) && now.Sub(modified(path)) > unfinished {
-			_ = os.Remove(path)
-		}
-	}
+	sweepTemporary(s.dir, -1, forgotten)
 }
 
 func cutKind(file, kind string) (name string, ok bool) {
@@ -236,6 +222,16 @@ func held(path string) (*os.File, bool) {
 	}
 	_ = f.Close()
 	return nil, false
+}
+
+// isHeld tells whether somebody has locked the file at path and has beaten within stale.
+func isHeld(path string, stale time.Duration) bool {
+	f, ok := held(path)
+	if !ok {
+		return false
+	}
+	defer func() { _ = f.Close() }()
+	return fresh(f, stale) > 0
 }
 
 // fresh is how much is left of the time that a beat counts; 0 or less: nothing.

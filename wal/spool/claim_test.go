@@ -1,9 +1,14 @@
 package spool_test
 
 import (
+	"bufio"
+	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -16,17 +21,45 @@ const (
 	farBeyond = time.Hour
 )
 
-// holder is another process that has a claim; flock is util-linux's.
+// holdEnv names a file that the test binary is to lock, as another process that has a claim, instead of running tests.
+const holdEnv = "PGSTOW_SPOOL_TEST_HOLD"
+
+func TestMain(m *testing.M) {
+	if path := os.Getenv(holdEnv); path != "" {
+		if err := hold(path); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
+
+// hold has the lock until its standard input ends.
+func hold(path string) error {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return err
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX); err != nil {
+		return err
+	}
+	fmt.Println("held")
+	if _, err := io.Copy(io.Discard, os.Stdin); err != nil {
+		return err
+	}
+	return f.Close()
+}
+
+// holder is another process that has a claim.
 func holder(t *testing.T, path string) *exec.Cmd {
 	t.Helper()
-	tool, err := exec.LookPath("flock")
-	if err != nil {
-		t.Skip("no flock program")
-	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.CommandContext(t.Context(), tool, "--no-fork", path, "sh", "-c", "echo held; exec cat")
+	cmd := exec.CommandContext(t.Context(), os.Args[0])
+	cmd.Env = append(os.Environ(), holdEnv+"="+path)
+	cmd.Stderr = os.Stderr
 	in, err := cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -43,10 +76,40 @@ func holder(t *testing.T, path string) *exec.Cmd {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
 	})
-	if _, err := out.Read(make([]byte, 5)); err != nil {
-		t.Fatal(err)
+	if line, err := bufio.NewReader(out).ReadString('\n'); err != nil || line != "held\n" {
+		t.Fatalf("%q, %v", line, err)
 	}
 	return cmd
+}
+
+// awaitWaiter waits until somebody waits for the lock of a file: /proc/locks has a line "1: -> FLOCK  ADVISORY  READ 4711 08:01:42 0 EOF" for
+// each, the last number of the three being the file's.
+func awaitWaiter(t *testing.T, path string, done <-chan bool) {
+	t.Helper()
+	info, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	inode := fmt.Sprintf(":%d ", info.Sys().(*syscall.Stat_t).Ino)
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); {
+		locks, err := os.ReadFile("/proc/locks")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for line := range strings.Lines(string(locks)) {
+			if strings.Contains(line, "-> FLOCK") && strings.Contains(line, inode) {
+				return
+			}
+		}
+		select {
+		case <-done:
+			t.Fatal("did not wait")
+		case <-tick.C:
+		}
+	}
+	t.Fatalf("nobody waits for %s", path)
 }
 
 func claimFile(s *spool.Spool, name string) string {
@@ -151,11 +214,7 @@ func TestAwaitClaim(t *testing.T) {
 			}
 			done := make(chan bool)
 			go func() { done <- s.AwaitClaim(kind, segmentName, farBeyond) }()
-			select {
-			case <-done:
-				t.Fatal("did not wait")
-			case <-time.After(50 * time.Millisecond):
-			}
+			awaitWaiter(t, claimFile(s, segmentName), done)
 			end(c, cmd)
 			if !<-done {
 				t.Fatal("woken, but did not say that it had waited")

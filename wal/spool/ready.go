@@ -17,7 +17,7 @@ import (
 const (
 	readyFolder = "ready"
 	sumSuffix   = ".sum"
-	// forgotten is when a half-written file in the folder belongs to nobody any more.
+	// forgotten is when a half-written file belongs to nobody any more.
 	forgotten = time.Minute
 )
 

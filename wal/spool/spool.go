@@ -47,7 +47,7 @@ func Open(name string, roots ...string) (*Spool, error) {
 func Create(name string, roots ...string) (*Spool, error) {
 	s, err := Open(name, roots...)
 	if err == nil {
-		sweepTemporary(s.dir, time.Now())
+		sweepTemporary(s.dir, sweepLimit, time.Hour)
 		return s, nil
 	}
 	for _, root := range roots {
@@ -191,17 +191,17 @@ func sweep(root, keep string, now time.Time) {
 	}
 }
 
-// sweepTemporary removes what a killed writer left behind.
-func sweepTemporary(dir string, now time.Time) {
+// sweepTemporary removes what a killed writer left behind longer ago than age, looking at no more than limit entries, or at all with -1.
+func sweepTemporary(dir string, limit int, age time.Duration) {
 	folder, err := os.Open(dir)
 	if err != nil {
 		return
 	}
 	defer func() { _ = folder.Close() }()
-	names, _ := folder.Readdirnames(sweepLimit)
+	names, _ := folder.Readdirnames(limit)
 	for _, name := range names {
 		path := filepath.Join(dir, name)
-		if strings.HasPrefix(name, temporaryPrefix) && now.Sub(modified(path)) > time.Hour {
+		if strings.HasPrefix(name, temporaryPrefix) && time.Since(modified(path)) > age {
 			_ = os.Remove(path)
 		}
 	}
