@@ -37,7 +37,7 @@ const (
 // openCache gives the cache of a cluster below root. It is nil where none is needed
 // or can be had; why says so if it is wanted and missing.
 func openCache(root string, repo *catalog.Repository, ref catalog.ClusterRef, id string) (c *refCache, why string) {
-	if !repo.Encrypted || len(repo.Identities()) > 0 {
+	if !repo.Opaque() {
 		return nil, ""
 	}
 	if root == "" {

@@ -32,11 +32,9 @@ type streaming struct {
 	// sql asks what only SQL tells; nil where the role may not connect so.
 	sql *session
 	// ask is sql if it may also see who receives WAL.
-	ask *session
-	// received: no archiver runs on the server. opaque: this host cannot read what the
-	// archive has. Both need the server's own WAL as proof.
-	received, opaque bool
-	warnings         atomic.Int64
+	ask      *session
+	received bool // no archiver runs on the server
+	warnings atomic.Int64
 
 	started  time.Time
 	timeline wal.TimelineID // where the server was at the beginning
@@ -120,7 +118,6 @@ func (s *streaming) openSQL(ctx context.Context) *session {
 // findArchiver makes sure that somebody brings the server's WAL into the archive, as far
 // as that can be seen.
 func (s *streaming) findArchiver(ctx context.Context) error {
-	s.opaque = s.repo.Encrypted && len(s.repo.Identities()) == 0
 	if s.o.WAL == WALInclude || s.server.Standby || s.server.ArchiverOff == "" {
 		return nil
 	}
@@ -139,7 +136,8 @@ func (s *streaming) findArchiver(ctx context.Context) error {
 // run does the work for which the lease was taken.
 func (s *streaming) run(ctx context.Context) (catalog.BackupHeader, error) {
 	none := catalog.BackupHeader{}
-	if s.o.WAL == WALInclude || s.server.Standby || s.received || s.opaque {
+	// WAL that is compared with the archive's at the end is held too.
+	if s.o.WAL == WALInclude || s.server.Standby || s.received || s.repo.Opaque() {
 		if err := s.beside.HoldWAL(ctx, slotName(s.id)); err != nil {
 			return none, err
 		}

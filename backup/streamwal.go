@@ -27,7 +27,7 @@ func (s *streaming) finishWAL(ctx context.Context, k *copier, b *stream.Backup, 
 	if s.o.WAL == WALArchive {
 		return h, s.waitForWAL(ctx, s.ask, WALProof{
 			Ref: s.ref, SegmentSize: s.control.WALSegmentSize, History: history, Start: b.Start, Stop: got.lsn,
-			Label: serverLabel(s.id, s.o.Label), Standby: s.server.Standby, Received: s.received, Compare: s.opaque, Server: own,
+			Label: serverLabel(s.id, s.o.Label), Standby: s.server.Standby, Received: s.received, Compare: s.repo.Opaque(), Server: own,
 			Host: s.o.Host, DataDirectory: k.source.Root, Program: s.o.Program,
 		})
 	}

@@ -191,6 +191,9 @@ func (r *Repository) WriterOptions() object.WriterOptions {
 // Identities are those that the host has for reading; nil on a host with the public half only.
 func (r *Repository) Identities() []object.Identity { return r.identities }
 
+// Opaque says that this host cannot read what it writes: it has the public half of the keys alone.
+func (r *Repository) Opaque() bool { return r.Encrypted && len(r.identities) == 0 }
+
 // ageMagic begins every age file; it follows the clear header of an encrypted object.
 const ageMagic = "age-encryption.org/v1\n"
 

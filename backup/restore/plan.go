@@ -77,7 +77,7 @@ func Plan(ctx context.Context, repo *catalog.Repository, o Options) (Planned, er
 	if err := o.check(); err != nil {
 		return Planned{}, err
 	}
-	if repo.Encrypted && len(repo.Identities()) == 0 {
+	if repo.Opaque() {
 		return Planned{}, &catalog.HintError{Err: fmt.Errorf("restore: the repository is encrypted: %w", object.ErrNoIdentity), Hint: "give the secret half of its keys with --identity-file"}
 	}
 	dir, err := realPath(o.Directory)
