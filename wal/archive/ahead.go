@@ -58,7 +58,8 @@ type ahead struct {
 	worked  moments // when a file was stored, or the server came on
 	flying  atomic.Int64
 	halt    chan struct{} // closed: no new files
-	first   chan struct{} // closed: it is known what became of the file that the server asks for now
+	held    string        // the file that a call of the server had in hand when this began; "": none
+	first   chan struct{} // closed: it is known what became of held
 	jobs    sync.WaitGroup
 	wake    *watcher
 
@@ -170,7 +171,7 @@ func (a *ahead) note(f func(*WorkerResult)) {
 
 // admit begins with a file as soon as there is room, unless it is not to be had: stored already, claimed by others, or left to the server's call.
 func (a *ahead) admit(ctx context.Context, name string) {
-	if a.skips(name) || a.behindRefused(name) || !a.takeSlot(ctx) {
+	if a.inHand(name) || a.skips(name) || a.behindRefused(name) || !a.takeSlot(ctx) {
 		return
 	}
 	given := false

@@ -50,16 +50,30 @@ func (a *ahead) readRefused() {
 // awaitFirst holds back what is to be stored, though not its encoding, until it is known what becomes of the first of the waiting files, if a call
 // of the server has it in hand: it may be refused, and then nothing behind it is for this archive. One that hangs is not waited for.
 func (a *ahead) awaitFirst(names []string) {
-	if len(names) == 0 || a.inCall {
+	if len(names) == 0 || a.inCall || !a.push.Spool.Claimed(pushClaim, names[0]) {
 		close(a.first)
 		return
 	}
+	a.held = names[0]
 	go func() {
 		defer close(a.first)
-		if a.push.Spool.AwaitClaim(pushClaim, names[0], spool.ClaimStale) {
+		if a.push.Spool.AwaitClaim(pushClaim, a.held, spool.ClaimStale) {
 			a.readRefused()
 		}
 	}()
+}
+
+// inHand tells whether a call of the server has the file, as far as is known. To take it meanwhile would be to wait for ourselves.
+func (a *ahead) inHand(name string) bool {
+	if name != a.held {
+		return false
+	}
+	select {
+	case <-a.first:
+		return false
+	default:
+		return true
+	}
 }
 
 // behindRefused tells whether the server will ask for a file only after one that was refused. The refused one itself may be tried.

@@ -80,3 +80,25 @@ func TestFirstIsSettled(t *testing.T) {
 		t.Errorf("%+v behind a refused file", r)
 	}
 }
+
+// TestFirstIsOurs: no call has the first of the waiting files in hand. The worker takes it, and does not wait for what becomes of it: its own claim
+// is alive when the file is stored.
+func TestFirstIsOurs(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	for _, name := range []string{firstSegment, secondSegment, thirdSegment} {
+		w.wait(name, fixture(t, name))
+	}
+	o := w.workerOptions()
+	o.Store = slowPuts{w.store, firstSegment, func() bool {
+		if c, ok := w.spool.Claim("push", firstSegment); ok {
+			c.Release()
+			t.Error("the worker has waited until its own claim counted no longer")
+		}
+		return true
+	}}
+	r, err := archive.RunWorker(t.Context(), o)
+	if err != nil || r.Stored != 3 {
+		t.Errorf("%+v, %v", r, err)
+	}
+}

@@ -17,7 +17,7 @@ const RecoveryFile = "RECOVERYXLOG"
 // When that timeline's own segment is not in the archive yet, PostgreSQL asks for the ancestor's (XLogFileReadAnyTLI in xlogrecovery.c) and
 // replays all of it, also what the ancestor's server wrote behind the fork. An error says that the history could not be read.
 func LeftAt(pgWAL string, segment wal.FileName, size wal.SegmentSize, chosen wal.TimelineID) (fork wal.LSN, by wal.TimelineID, left bool, err error) {
-	if segment.Kind != wal.Segment || segment.CheckSize(size) != nil || chosen == segment.Timeline {
+	if fits := segment.CheckSize(size) == nil; segment.Kind != wal.Segment || !fits || chosen == segment.Timeline {
 		return 0, 0, false, nil
 	}
 	if by = chosen; chosen < segment.Timeline {
