@@ -56,18 +56,13 @@ func answered(command string, args, environ []string) bool {
 	if command == hotpath.Push {
 		return pushed(s, call)
 	}
-	return fetched(s, call, environ)
+	run, _ := detach.Running(place.Data) // without a server it is of no run
+	return fetched(s.ForRun(run.Start()), call)
 }
 
 // fetched hands the file over if it waits in the spool, or is on its way there. Only whole segments are, and those are the answer whatever
 // else the call asks for.
-func fetched(s *spool.Spool, call hotpath.Call, environ []string) bool {
-	data, err := call.DataDirectory(environ)
-	if err != nil {
-		return false
-	}
-	run, _ := detach.Running(data) // without a server it is of no run
-	s = s.ForRun(run.Start())
+func fetched(s *spool.Spool, call hotpath.Call) bool {
 	if done, err := s.Take(call.File, call.Path); done || err != nil {
 		return done
 	}

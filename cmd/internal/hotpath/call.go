@@ -120,14 +120,24 @@ func (c Call) DataDirectory(environ []string) (string, error) {
 	if dir := c.value("pgdata", environ); dir != "" {
 		return dir, nil
 	}
+	dir, _, err := c.identify(environ)
+	return dir, err
+}
+
+// identify finds the data directory and tells it from others.
+func (c Call) identify(environ []string) (dir string, id spool.DataDirectory, err error) {
+	if dir = c.value("pgdata", environ); dir != "" {
+		id, err = spool.IdentifyData(dir)
+		return dir, id, err
+	}
 	candidates := []string{"."}
 	if folder := filepath.Dir(c.Path); folder != "." {
 		candidates = []string{filepath.Dir(folder), "."}
 	}
 	for _, dir := range candidates {
-		if _, err := spool.IdentifyData(dir); err == nil {
-			return dir, nil
+		if id, err := spool.IdentifyData(dir); err == nil {
+			return dir, id, nil
 		}
 	}
-	return "", spool.ErrNoDataDirectory
+	return "", id, spool.ErrNoDataDirectory
 }

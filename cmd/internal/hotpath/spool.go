@@ -19,16 +19,14 @@ const DefaultSpool = "/var/spool/pgstow"
 type Place struct {
 	Name  string
 	Roots []string
+	// Data is the data directory that the call is about, see [Call.DataDirectory].
+	Data string
 }
 
 // Spool finds out where the spool of this call lies. Both programs must come to the same answer from the same call, so everything
 // comes from the call itself, the environment and the configuration file's bytes. version is the program's.
 func (c Call) Spool(version string, environ []string) (Place, error) {
-	data, err := c.DataDirectory(environ)
-	if err != nil {
-		return Place{}, err
-	}
-	id, err := spool.IdentifyData(data)
+	data, id, err := c.identify(environ)
 	if err != nil {
 		return Place{}, err
 	}
@@ -39,7 +37,7 @@ func (c Call) Spool(version string, environ []string) (Place, error) {
 	identity := spool.Identity{
 		Program: version, Config: config, AWS: awsFiles(environ), Environ: environ, Flags: c.deciding(), Data: id,
 	}
-	return Place{Name: identity.Name(), Roots: c.roots(config, environ)}, nil
+	return Place{Name: identity.Name(), Roots: c.roots(config, environ), Data: data}, nil
 }
 
 // config reads the configuration file. A missing default file is an empty one; a missing named one is an error, of which the full
