@@ -17,13 +17,11 @@ type Options struct {
 	// Args are those after the program's name.
 	Args []string
 	Env  []string
-	// Dir becomes its working directory: the spool's folder, since in the data directory it would keep a file system from being unmounted.
-	Dir string
 }
 
 // Start starts a process that is nobody's: in a session of its own, with /dev/null for its standard files and no other of this process's
 // (the server's logging collector ends only when the last writer of its pipe does). It is not waited for: when this process ends, or becomes
-// another program that ends, init takes it over. Ask Allowed first.
+// another program that ends, init takes it over. It begins in this process's working directory, and leaves it by Enter. Ask MayAdopt first.
 func Start(o Options) error {
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	if err != nil {
@@ -34,7 +32,7 @@ func Start(o Options) error {
 		return fmt.Errorf("start %s: %w", o.Program, err)
 	}
 	child, err := os.StartProcess(o.Program, append([]string{filepath.Base(o.Program)}, o.Args...), &os.ProcAttr{
-		Dir: o.Dir, Env: o.Env, Files: []*os.File{null, null, null}, Sys: &syscall.SysProcAttr{Setsid: true},
+		Env: o.Env, Files: []*os.File{null, null, null}, Sys: &syscall.SysProcAttr{Setsid: true},
 	})
 	if err != nil {
 		return fmt.Errorf("start %s: %w", o.Program, err)
@@ -45,8 +43,8 @@ func Start(o Options) error {
 // oomScore makes the kernel end such a process before the server (proc(5), oom_score_adj). The server's own may be -1000 and inherited.
 const oomScore = "500"
 
-// Enter is the first thing that a detached process does, also when somebody started it by hand: a session of its own, dir as its working
-// directory, files for its own user only, nothing inherited but the standard files, and the first to go when memory is short.
+// Enter is what a detached process does before its work, also when somebody started it by hand: a session of its own, dir as its working
+// directory (in the data directory it would keep a file system from being unmounted), files for its own user only, nothing inherited but the standard files, and the first to go when memory is short.
 func Enter(dir string) error {
 	if err := closeInherited(); err != nil {
 		return fmt.Errorf("detach: %w", err)

@@ -24,7 +24,7 @@ func TestMain(m *testing.M) {
 		os.Exit(m.Run())
 	case "parent":
 		err := detach.Start(detach.Options{
-			Program: os.Args[0], Args: []string{"one two", "three"}, Dir: os.Args[1],
+			Program: os.Args[0], Args: []string{"one two", "three"},
 			Env: []string{modeVariable + "=child", reportVariable + "=" + os.Getenv(reportVariable)},
 		})
 		if err != nil {
@@ -95,7 +95,8 @@ func TestStart(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = inherited.Close() }()
-	parent, err := os.StartProcess(os.Args[0], []string{os.Args[0], dir}, &os.ProcAttr{
+	parent, err := os.StartProcess(os.Args[0], []string{os.Args[0]}, &os.ProcAttr{
+		Dir:   dir,
 		Env:   []string{modeVariable + "=parent", reportVariable + "=" + report},
 		Files: []*os.File{w, w, w, inherited, w},
 	})
@@ -149,13 +150,13 @@ func TestServer(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if _, ok := detach.Running(dir); ok || detach.Allowed(dir) {
+	if _, ok := detach.Running(dir); ok {
 		t.Fatal("a server without postmaster.pid")
 	}
 	const lines = "1234\n/data\n1700000000\n5432\n/tmp\n\n"
 	write(lines + "  5432001    65536\nstarting\n")
 	s, ok := detach.Running(dir)
-	if !ok || !s.Alive() || s.MayAdopt() || !detach.Allowed(dir) {
+	if !ok || !s.Alive() || s.MayAdopt() {
 		t.Fatalf("%+v, %v", s, ok)
 	}
 	write(lines + "  5432001    65536\nready   \n")
@@ -167,7 +168,7 @@ func TestServer(t *testing.T) {
 		t.Error("alive after another start")
 	}
 	write("1\n/data\n1700000001\n5432\n/tmp\n\n")
-	if s, ok := detach.Running(dir); !ok || !s.MayAdopt() || detach.Allowed(dir) {
+	if s, ok := detach.Running(dir); !ok || !s.MayAdopt() {
 		t.Error("allowed where the server is process 1")
 	}
 	write("12")

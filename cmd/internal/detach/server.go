@@ -49,12 +49,6 @@ func (s Server) Start() string { return s.start }
 // sessions and starts again.
 func (s Server) MayAdopt() bool { return strings.TrimSpace(s.pid) == "1" }
 
-// Allowed tells whether a detached process may be started for the data directory: a server runs on it, and would not adopt it.
-func Allowed(pgdata string) bool {
-	s, ok := Running(pgdata)
-	return ok && !s.MayAdopt()
-}
-
 func startOf(file string) (string, bool) {
 	b, err := os.ReadFile(file)
 	if err != nil {
