@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
@@ -263,6 +264,7 @@ type gate struct {
 	mu       sync.Mutex
 	open     chan struct{}
 	waiting  map[string]int
+	arrived  map[string]int
 	requests []world.Request
 }
 
@@ -276,7 +278,7 @@ func newGated(t *testing.T, o world.Options) (*stage, *gate) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	g := &gate{open: make(chan struct{}), waiting: map[string]int{}, proxy: &httputil.ReverseProxy{
+	g := &gate{open: make(chan struct{}), waiting: map[string]int{}, arrived: map[string]int{}, proxy: &httputil.ReverseProxy{
 		Rewrite: func(r *httputil.ProxyRequest) {
 			r.SetURL(to)
 			r.Out.Host = r.In.Host
@@ -310,12 +312,12 @@ func (g *gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	g.mu.Unlock()
 	if r.Method == http.MethodPut && strings.Contains(r.URL.Path, "/wal/") {
 		name := filepath.Base(r.URL.Path)
-		g.count(name, 1)
+		g.arrive(name)
 		select {
 		case <-open:
 		case <-r.Context().Done():
 		}
-		g.count(name, -1)
+		g.leave(name)
 	}
 	seen := &recorder{ResponseWriter: w, status: http.StatusOK}
 	g.proxy.ServeHTTP(seen, r)
@@ -334,12 +336,26 @@ func (r *recorder) WriteHeader(status int) {
 	r.ResponseWriter.WriteHeader(status)
 }
 
-func (g *gate) count(name string, n int) {
+func (g *gate) arrive(name string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.waiting[name] += n; g.waiting[name] == 0 {
+	g.arrived[name]++
+	g.waiting[name]++
+}
+
+func (g *gate) leave(name string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.waiting[name]--; g.waiting[name] == 0 {
 		delete(g.waiting, name)
 	}
+}
+
+// Arrived are how many PUTs of each file have come since the count began, answered or not.
+func (g *gate) Arrived() map[string]int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return maps.Clone(g.arrived)
 }
 
 // Shut lets no PUT of WAL through from now on.
@@ -385,6 +401,7 @@ func (g *gate) Forget() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.requests = nil
+	clear(g.arrived)
 }
 
 // state is the state letter of a process, 'T' for one that stands; 0 if it is gone.

@@ -32,9 +32,9 @@ func (s *stage) during(server *pg.Server, what func()) {
 func TestSpoolIsHarmed(t *testing.T) {
 	t.Parallel()
 	s := newStage(t, world.Options{}, 24)
+	harmed := 0
 	for round := range pg.Rounds(t, 2) {
 		r := rand.New(rand.NewPCG(uint64(round), 42))
-		harmed := 0
 		s.during(s.attach(s.restore()), func() {
 			files := waiting(t, s.spool())
 			all, err := filepath.Glob(filepath.Join(s.spool(), "*", "*"))
@@ -45,25 +45,27 @@ func TestSpoolIsHarmed(t *testing.T) {
 				files = all // locks, claims, folders
 			}
 			if len(files) > 0 {
-				harm(r, files[r.IntN(len(files))])
-				harmed++
+				if harm(r, files[r.IntN(len(files))]) {
+					harmed++
+				}
 			}
 		})
-		t.Logf("round %d: %d files were harmed", round, harmed)
+	}
+	if harmed == 0 {
+		t.Error("no file in the spool was harmed")
 	}
 	s.awaitGone()
 }
 
-// harm does one of several things to a file, which may be gone by now.
-func harm(r *rand.Rand, path string) {
+// harm does one of several things to a file, which may be gone by now; it tells whether it did.
+func harm(r *rand.Rand, path string) bool {
 	info, err := os.Stat(path)
 	if err != nil {
-		return
+		return false
 	}
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
-		_ = os.RemoveAll(path) // a folder
-		return
+		return os.RemoveAll(path) == nil // a folder
 	}
 	defer func() { _ = f.Close() }()
 	// What is in the spool is changed and not what was handed over meanwhile: that is the server's.
@@ -73,36 +75,37 @@ func harm(r *rand.Rand, path string) {
 	}
 	switch r.IntN(4) {
 	case 0:
-		_ = os.Remove(path)
+		return os.Remove(path) == nil
 	case 1:
-		if still() {
-			replaced(path, make([]byte, info.Size()))
-		}
+		return still() && replaced(path, make([]byte, info.Size()))
 	case 2:
 		if b, err := os.ReadFile(path); err == nil && len(b) > 0 {
-			replaced(path, b[:r.IntN(len(b))])
+			return replaced(path, b[:r.IntN(len(b))])
 		}
 	case 3:
 		if b, err := os.ReadFile(path); err == nil && len(b) > 0 {
 			b[r.IntN(len(b))] ^= 1 << r.IntN(8)
-			replaced(path, b)
+			return replaced(path, b)
 		}
 	}
+	return false
 }
 
 // replaced puts other bytes where a file is, if it is there. The file itself may be the server's already.
-func replaced(path string, b []byte) {
+func replaced(path string, b []byte) bool {
 	other := filepath.Join(filepath.Dir(path), ".harm")
 	if err := os.WriteFile(other, b, 0o600); err != nil {
-		return
+		return false
 	}
 	if user := pg.Credential(); user != nil {
 		_ = os.Chown(other, int(user.Uid), int(user.Gid))
 	}
-	if _, err := os.Stat(path); err == nil {
-		_ = os.Rename(other, path)
+	_, err := os.Stat(path)
+	if err == nil {
+		err = os.Rename(other, path)
 	}
 	_ = os.Remove(other)
+	return err == nil
 }
 
 // TestPrefetcherIsKilled: prefetchers are killed, and stopped so that they hang, in the middle.

@@ -3,6 +3,7 @@
 package repair_test
 
 import (
+	"crypto/sha256"
 	"fmt"
 	"io/fs"
 	"os"
@@ -116,7 +117,7 @@ func age(t *testing.T, w *world.World) {
 	}
 }
 
-// snapshot is what can be seen of a folder: names, sizes, times and bytes.
+// snapshot is what can be seen of a folder: names, modes, sizes, times and bytes.
 func snapshot(t *testing.T, dir string) map[string]string {
 	t.Helper()
 	seen := map[string]string{}
@@ -128,7 +129,15 @@ func snapshot(t *testing.T, dir string) map[string]string {
 		if err != nil {
 			return err
 		}
-		seen[path] = fmt.Sprint(info.Mode(), info.Size(), info.ModTime())
+		var sum [32]byte
+		if d.Type().IsRegular() {
+			body, err := os.ReadFile(path)
+			if err != nil {
+				return err
+			}
+			sum = sha256.Sum256(body)
+		}
+		seen[path] = fmt.Sprintf("%v %d %v %x", info.Mode(), info.Size(), info.ModTime(), sum)
 		return nil
 	})
 	if err != nil {
