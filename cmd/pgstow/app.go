@@ -35,7 +35,7 @@ func run(ctx context.Context, e *environment) int {
 		return exitDone
 	}
 	e.report(err, commandIn(app, args))
-	if isWALWorker(e.args) || isWALPrefetch(e.args) {
+	if isDetached(e.args) {
 		return exitFailed
 	}
 	if isWALPush(e.args) || isWALFetch(e.args) {

@@ -14,7 +14,6 @@ import (
 	"pgstow/backup"
 	"pgstow/catalog"
 	"pgstow/cmd/internal/config"
-	"pgstow/cmd/internal/hotpath"
 )
 
 func backupCreateCommand(e *environment) *cli.Command {
@@ -47,7 +46,7 @@ PGSERVICE, .pgpass. Pages that do not agree with their checksum are named, and e
 			if err != nil {
 				return err
 			}
-			options, err := createOptions(c, conf)
+			options, err := createOptions(c, e, conf)
 			if err != nil {
 				return err
 			}
@@ -61,10 +60,10 @@ pgstow backup create --offline --pgdata /var/lib/postgresql/15/main
 `)
 }
 
-func createOptions(c *cli.Context, conf *config.Config) (backup.CreateOptions, error) {
+func createOptions(c *cli.Context, e *environment, conf *config.Config) (backup.CreateOptions, error) {
 	o := backup.CreateOptions{
 		PGData: conf.PGData, Cluster: conf.Cluster, Label: c.String("label"), Offline: c.Bool("offline"), Workers: conf.Workers,
-		Full: c.Bool("full"), Scan: c.Bool("scan"), RefreshAfter: conf.RefreshAfter, CacheDir: cacheDir(conf),
+		Full: c.Bool("full"), Scan: c.Bool("scan"), RefreshAfter: conf.RefreshAfter, CacheDir: cacheDir(e, conf),
 		StreamRate: conf.RateLimit, ArchiveTimeout: conf.ArchiveTimeout, Level: level(conf), Host: hostname(), Program: program(), PID: os.Getpid(),
 	}
 	var err error
@@ -99,19 +98,12 @@ func createOptions(c *cli.Context, conf *config.Config) (backup.CreateOptions, e
 }
 
 // cacheDir is where a host without identities remembers its last backup: beside the spools of WAL. "" if there is no place.
-func cacheDir(conf *config.Config) string {
-	root := conf.Spool
-	if root == "" {
-		root = hotpath.DefaultSpool
-		if _, err := os.Stat(root); err != nil {
-			user, err := os.UserCacheDir()
-			if err != nil {
-				return ""
-			}
-			root = filepath.Join(user, "pgstow")
-		}
+func cacheDir(e *environment, conf *config.Config) string {
+	roots, err := spoolRoots(e, conf)
+	if err != nil || len(roots) == 0 { // as for a spool, everything works without it
+		return ""
 	}
-	return filepath.Join(root, "backups")
+	return filepath.Join(roots[0], "backups")
 }
 
 func createBackup(ctx context.Context, e *environment, conf *config.Config, o backup.CreateOptions, asJSON bool) error {

@@ -5,7 +5,6 @@ import (
 
 	"pgstow/catalog"
 	"pgstow/cmd/internal/config"
-	"pgstow/cmd/internal/hotpath"
 	"pgstow/wal"
 	"pgstow/wal/archive"
 )
@@ -76,13 +75,10 @@ func checkStream(index *catalog.WALIndex, t *catalog.TimelineWAL, server *server
 // checkAhead tells the last thing that went wrong in the background, where files are stored before the server asks for them: nobody else would
 // speak of it unless the server's own try fails too.
 func checkAhead(e *environment, conf *config.Config, r *checkReport) {
-	roots := []string{conf.Spool}
-	if conf.Spool == "" {
-		var err error
-		if roots, err = (hotpath.Call{Command: hotpath.Push}).Roots(e.environ); err != nil {
-			r.warn("ahead", "%s", err)
-			return
-		}
+	roots, err := spoolRoots(e, conf)
+	if err != nil {
+		r.warn("ahead", "%s", err)
+		return
 	}
 	for _, t := range archive.Troubles(time.Now(), roots...) {
 		if t.Cluster == conf.Cluster {

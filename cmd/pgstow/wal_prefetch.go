@@ -1,12 +1,9 @@
 package main
 
 import (
-	"os"
-	"os/signal"
+	"context"
 	"path/filepath"
 	"runtime/debug"
-	"slices"
-	"syscall"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -41,16 +38,11 @@ func fetchAhead(e *environment, conf *config.Config, o *archive.FetchOptions) {
 		return
 	}
 	o.StartPrefetch = func(name string) error {
-		self, err := os.Executable()
-		if err != nil {
-			return err
-		}
 		args, err := prefetchArgs(e.args, name)
 		if err != nil {
 			return err
 		}
-		// Like the worker of push, it begins where this call was made, with the same settings, and so finds the same spool.
-		return detach.Start(detach.Options{Program: self, Args: args, Env: e.environ})
+		return startDetached(e, args)
 	}
 }
 
@@ -60,14 +52,7 @@ func prefetchArgs(args []string, name string) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	own := slices.Clone(args[1 : len(args)-2])
-	own[slices.Index(own, hotpath.Fetch)] = prefetchWord
-	return append(own, name, filepath.Join(filepath.Dir(call.Path), aheadFile)), nil
-}
-
-// isWALPrefetch tells whether these are a prefetcher's arguments: its exit status is 0 or 1.
-func isWALPrefetch(args []string) bool {
-	return len(args) > 2 && args[1] == "wal" && args[2] == prefetchWord
+	return append(withWord(args[:len(args)-2], hotpath.Fetch, prefetchWord), name, filepath.Join(filepath.Dir(call.Path), aheadFile)), nil
 }
 
 func walPrefetchCommand(e *environment) *cli.Command {
@@ -79,47 +64,15 @@ func walPrefetchCommand(e *environment) *cli.Command {
 anything, and with recovery. Exit status 0 or 1.`,
 		ArgsUsage: "NAME PATH",
 		Flags:     fetchFlags(),
-		Action: func(c *cli.Context) error {
-			ctx, stop := signal.NotifyContext(c.Context, syscall.SIGHUP, syscall.SIGQUIT)
-			defer stop()
-			debug.SetTraceback("single") // no abort, which would be for those who wait for an answer
-			debug.SetMemoryLimit(prefetchMemory)
-			args, err := operands(c, "NAME", "PATH")
-			if err != nil {
+		Action: detached(e, hotpath.Fetch, prefetchTries, func(conf *config.Config) int { return conf.Prefetch },
+			func(ctx context.Context, call walCall, server detach.Server) error {
+				debug.SetMemoryLimit(prefetchMemory)
+				call.Spool = call.Spool.ForRun(server.Start())
+				_, err := archive.Prefetch(ctx, archive.PrefetchOptions{
+					Options: call.Options, Timeline: call.timeline.ID, Segments: call.conf.Prefetch, Alive: server.Alive,
+				}, call.args[0])
 				return err
-			}
-			conf, err := settings(c, e, true)
-			if err != nil {
-				return err
-			}
-			choice, err := parseTimeline(c.String("timeline"))
-			if err != nil {
-				return err
-			}
-			call := hotpath.Call{Command: hotpath.Fetch, File: args[0], Path: args[1]}
-			base, err := archiveOptions(c, e, conf, &call)
-			if err != nil {
-				return err
-			}
-			if base.Store, err = openStore(c.Context, e, conf, prefetchTries); err != nil {
-				return err
-			}
-			server, running := detach.Running(base.PGData)
-			if base.Spool == nil || !running || server.MayAdopt() || conf.Prefetch == 0 {
-				return nil
-			}
-			if base.PGData, err = filepath.Abs(base.PGData); err != nil {
-				return err
-			}
-			base.Spool = base.Spool.ForRun(server.Start())
-			if err := detach.Enter(base.Spool.Dir()); err != nil {
-				return err
-			}
-			_, err = archive.Prefetch(ctx, archive.PrefetchOptions{
-				Options: base, Timeline: choice.ID, Segments: conf.Prefetch, Alive: server.Alive,
-			}, args[0])
-			return err
-		},
+			}),
 	}, `pgstow wal prefetch 000000010000000000000003 pg_wal/ahead
 `)
 }

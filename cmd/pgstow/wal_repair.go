@@ -70,12 +70,9 @@ func repairOptions(c *cli.Context, e *environment, repo *catalog.Repository, con
 		return archive.RepairOptions{}, err
 	}
 	o := archive.RepairOptions{
-		PushOptions: archive.PushOptions{
-			Options: archive.Options{
-				Store: repo.Store, Pins: pins, Cluster: conf.Cluster, PGData: conf.PGData, Warn: func(text string) { e.message("%s", text) },
-			},
-			Level: level(conf), Deadline: conf.PushDeadline, Host: hostname(), Program: program(),
-		},
+		PushOptions: pushOptions(archive.Options{
+			Store: repo.Store, Pins: pins, Cluster: conf.Cluster, PGData: conf.PGData, Warn: func(text string) { e.message("%s", text) },
+		}, conf),
 		From: c.String("from"), All: c.Bool("all"), DryRun: c.Bool("dry-run"),
 	}
 	if !c.Bool("json") {
@@ -91,16 +88,9 @@ func repairOptions(c *cli.Context, e *environment, repo *catalog.Repository, con
 	case o.From == "":
 		return o, usage("say where the WAL is: the data directory by --pgdata, or a folder of WAL files by --from")
 	default:
-		infos, err := repo.SystemIDs(c.Context, conf.Cluster)
-		if err != nil {
-			return o, err
-		}
-		if len(infos) != 1 {
-			return o, usage("%d servers bear the name %s in the repository: say which by --pgdata or --system-id", len(infos), conf.Cluster)
-		}
-		o.SystemID = infos[0].SystemID
+		o.SystemID, err = onlySystemID(c.Context, repo, conf)
 	}
-	return o, nil
+	return o, err
 }
 
 // reportRepaired prints what is worth a line: not what the archive had already.

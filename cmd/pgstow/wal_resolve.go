@@ -32,13 +32,15 @@ and sets the archive's aside. Nothing is lost either way, and the server's next 
 			if err != nil {
 				return err
 			}
-			base, err := archiveOptions(c, e, conf, &hotpath.Call{Command: hotpath.Push, Path: args[0]})
+			store, err := openStore(c.Context, e, conf, storeTotal)
 			if err != nil {
 				return err
 			}
-			result, err := archive.Resolve(c.Context, archive.PushOptions{
-				Options: base, Level: level(conf), Deadline: conf.PushDeadline, Host: hostname(), Program: program(),
-			}, args[0], keep)
+			base, err := archiveOptions(c, e, conf, store, hotpath.Call{Command: hotpath.Push, Path: args[0]})
+			if err != nil {
+				return err
+			}
+			result, err := archive.Resolve(c.Context, pushOptions(base, conf), args[0], keep)
 			if err != nil {
 				return err
 			}

@@ -1,12 +1,8 @@
 package main
 
 import (
-	"os"
-	"os/signal"
-	"path/filepath"
+	"context"
 	"runtime/debug"
-	"slices"
-	"syscall"
 
 	"github.com/urfave/cli/v2"
 
@@ -50,28 +46,8 @@ func runAhead(e *environment, conf *config.Config, o *archive.PushOptions) {
 	case server.MayAdopt():
 		o.Beside = conf.PushAhead
 	default:
-		o.StartWorker = func() error {
-			self, err := os.Executable()
-			if err != nil {
-				return err
-			}
-			// It begins where this call was made, with the same arguments and environment, relative paths included: so it finds the same
-			// settings and the same spool, and moves there as soon as it has.
-			return detach.Start(detach.Options{Program: self, Args: workerArgs(e.args), Env: e.environ})
-		}
+		o.StartWorker = func() error { return startDetached(e, withWord(e.args, hotpath.Push, workerWord)) }
 	}
-}
-
-// workerArgs are the arguments of a push, for the worker.
-func workerArgs(args []string) []string {
-	args = slices.Clone(args[1:])
-	args[slices.Index(args, hotpath.Push)] = workerWord
-	return args
-}
-
-// isWALWorker tells whether these are a worker's arguments: whoever adopts one may look at its exit status, which is only ever 0 or 1.
-func isWALWorker(args []string) bool {
-	return len(args) > 2 && args[1] == "wal" && args[2] == workerWord
 }
 
 func walWorkerCommand(e *environment) *cli.Command {
@@ -83,39 +59,14 @@ func walWorkerCommand(e *environment) *cli.Command {
 there is nothing to do, and with the server. Exit status 0 or 1.`,
 		ArgsUsage: "PATH",
 		Flags:     []cli.Flag{systemIDFlag()},
-		Action: func(c *cli.Context) error {
-			ctx, stop := signal.NotifyContext(c.Context, syscall.SIGHUP, syscall.SIGQUIT)
-			defer stop()
-			debug.SetTraceback("single") // no abort: see isWALWorker
-			limitMemory(true)
-			args, err := operands(c, "PATH")
-			if err != nil {
+		Action: detached(e, hotpath.Push, storeTotal, func(conf *config.Config) int { return conf.PushAhead },
+			func(ctx context.Context, call walCall, server detach.Server) error {
+				limitMemory(true)
+				_, err := archive.RunWorker(ctx, archive.WorkerOptions{
+					PushOptions: pushOptions(call.Options, call.conf), Files: call.conf.PushAhead, Idle: call.conf.PushAheadIdle, Alive: server.Alive,
+				})
 				return err
-			}
-			conf, err := settings(c, e, true)
-			if err != nil {
-				return err
-			}
-			call := hotpath.Call{Command: hotpath.Push, Path: args[0]}
-			base, err := archiveOptions(c, e, conf, &call)
-			if err != nil {
-				return err
-			}
-			server, running := detach.Running(base.PGData)
-			if base.Spool == nil || !running || server.MayAdopt() || conf.PushAhead == 0 {
-				return nil
-			}
-			if base.PGData, err = filepath.Abs(base.PGData); err != nil {
-				return err
-			}
-			if err := detach.Enter(base.Spool.Dir()); err != nil {
-				return err
-			}
-			_, err = archive.RunWorker(ctx, archive.WorkerOptions{
-				PushOptions: pushOptions(base, conf), Files: conf.PushAhead, Idle: conf.PushAheadIdle, Alive: server.Alive,
-			})
-			return err
-		},
+			}),
 	}, `pgstow wal worker pg_wal/000000010000000000000003
 `)
 }
