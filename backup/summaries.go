@@ -33,10 +33,13 @@ func (c *creation) summaries(ctx context.Context, s *session, reference catalog.
 	case !s.summarizes:
 		return nil, "summarize_wal is off", nil
 	}
-	if set, err = s.changed(ctx, h, reference.Timeline, reference.Start, start); err != nil {
-		return nil, err.Error(), nil
+	set, unknown := s.changed(ctx, h, reference.Timeline, reference.Start, start)
+	if unknown == nil {
+		why, err = c.otherPast(reference, h)
+	} else {
+		why = unknown.Error()
 	}
-	if why, err = c.otherPast(reference, h); why != "" || err != nil {
+	if why != "" || err != nil {
 		return nil, why, err
 	}
 	return set, "", nil
