@@ -75,7 +75,9 @@ func (b *bench) walSets() []*walSet {
 		for len(full(s, first)) < drained {
 			l.write(s)
 		}
-		sets = append(sets, &walSet{name: l.name, server: s, names: full(s, first)[:drained], backup: before})
+		set := &walSet{name: l.name, server: s, names: full(s, first)[:drained], backup: before}
+		sets = append(sets, set)
+		set.settle(b)
 		b.Logf("%s: %d segments from %s on", l.name, drained, sets[len(sets)-1].names[0])
 	}
 	return sets
@@ -86,6 +88,19 @@ func full(s *pg.Server, first string) []string {
 	names := s.ReadyFiles()
 	slices.Sort(names)
 	return slices.DeleteFunc(names, func(n string) bool { return len(n) != 24 || n < first })
+}
+
+// settle marks all other files as archived: the server would ask for older ones first.
+func (w *walSet) settle(b *bench) {
+	for _, name := range w.server.ReadyFiles() {
+		if slices.Contains(w.names, name) {
+			continue
+		}
+		status := filepath.Join(w.server.Dir, "pg_wal", "archive_status", name)
+		if err := os.Rename(status+".ready", status+".done"); err != nil {
+			b.Fatalf("%v", err)
+		}
+	}
 }
 
 // rewind makes all of the set's segments wait again.
