@@ -89,6 +89,9 @@ func (p *pushFile) read(l *lane) error {
 	return p.unchanged()
 }
 
+// errFileChanged says that a server writes the file, or uses it again.
+var errFileChanged = errors.New("changed while it was read")
+
 // unchanged makes sure that the file is still what it was when it was opened.
 func (p *pushFile) unchanged() error {
 	info, err := p.f.Stat()
@@ -96,7 +99,7 @@ func (p *pushFile) unchanged() error {
 		return err
 	}
 	if id, err := spool.IDOf(info); err != nil || id != p.id {
-		return fmt.Errorf("%s changed while it was read", p.path)
+		return fmt.Errorf("%s %w", p.path, errFileChanged)
 	}
 	return nil
 }

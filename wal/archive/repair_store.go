@@ -6,7 +6,6 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path"
 	"path/filepath"
@@ -17,7 +16,6 @@ import (
 	"pgstow/storage"
 	"pgstow/storage/object"
 	"pgstow/wal"
-	"pgstow/wal/spool"
 )
 
 // recycled is the action for a file that only waits to be used again.
@@ -111,7 +109,10 @@ func (r *repair) file(ctx context.Context, f localFile) (RepairedFile, error) {
 	defer p.close()
 	ctx, cancel := context.WithTimeoutCause(ctx, r.total(p.id.Size), errDeadline)
 	defer cancel()
-	if err := load(p); err != nil {
+	if err = p.read(nil); err == nil && p.mapped {
+		err = p.unchanged()
+	}
+	if err != nil {
 		return out, err
 	}
 	out.PlainSize = p.id.Size
@@ -132,39 +133,6 @@ func (r *repair) file(ctx context.Context, f localFile) (RepairedFile, error) {
 		out, err = r.put(ctx, p, out)
 	}
 	return out, explain(ctx, err)
-}
-
-// load takes the file's bytes: maps them if there are many.
-func load(p *pushFile) error {
-	var err error
-	switch {
-	case p.id.Size == 0 || p.id.Size > int64(wal.MaxSegmentSize):
-		return p.refuse(fmt.Sprintf("it has %d bytes", p.id.Size), nil)
-	case p.id.Size > mapFrom:
-		p.plain, err = syscall.Mmap(int(p.f.Fd()), 0, int(p.id.Size), syscall.PROT_READ, syscall.MAP_SHARED)
-		p.mapped = err == nil
-	default:
-		p.plain = make([]byte, p.id.Size)
-		_, err = io.ReadFull(p.f, p.plain)
-	}
-	if err != nil {
-		return fmt.Errorf("read %s: %w", p.path, err)
-	}
-	return steady(p)
-}
-
-// errFileChanged says that a server writes the file, or uses it again.
-var errFileChanged = errors.New("the file changed while it was read")
-
-func steady(p *pushFile) error {
-	info, err := p.f.Stat()
-	if err != nil {
-		return err
-	}
-	if id, err := spool.IDOf(info); err != nil || id != p.id {
-		return errFileChanged
-	}
-	return nil
 }
 
 // put stores a file under its own name, or compares it with what is there.
@@ -207,7 +175,7 @@ func (r *repair) store(ctx context.Context, p *pushFile, key string, h object.He
 		return "", 0, err
 	}
 	defer e.close()
-	if err := steady(p); err != nil {
+	if err := p.unchanged(); err != nil {
 		return "", 0, err
 	}
 	if h, err = object.ParseHeader(e.bytes); err != nil {
