@@ -97,17 +97,15 @@ func (s *session) startError(err error) error {
 func (st *stream) run(ctx context.Context) (next bool, err error) {
 	read := make(chan error, 1)
 	go func() { read <- st.read() }()
-	why := st.loop(ctx, read)
+	readerDone, why := st.loop(ctx, read)
 	if errors.Is(why, errStalled) || st.sink.position().err != nil {
 		st.hangUp() // the server is to be free now, not when the store answers
 	}
 	st.sink.stop()
-	if !errors.Is(why, errReaderDone) {
+	if !readerDone {
 		// A read that waits ends at once; what was read is whole.
 		_ = st.conn.Conn().SetReadDeadline(time.Unix(1, 0))
 		<-read //nolint:errcheck // it was made to end
-	} else {
-		why = errors.Unwrap(why)
 	}
 	stopping := ctx.Err() != nil
 	if stopping {
@@ -134,13 +132,10 @@ func (st *stream) run(ctx context.Context) (next bool, err error) {
 	return false, why
 }
 
-var (
-	errUntil      = errors.New("the wanted position is stored")
-	errReaderDone = errors.New("the stream was read to its end")
-)
+var errUntil = errors.New("the wanted position is stored")
 
-// loop answers the server and watches, until something ends the stream: it returns why. The reader's end is wrapped in a readerDone.
-func (st *stream) loop(ctx context.Context, read <-chan error) error {
+// loop answers the server and watches, until something ends the stream: it returns why, and whether it was the reader's end.
+func (st *stream) loop(ctx context.Context, read <-chan error) (readerDone bool, why error) {
 	flush := time.NewTicker(st.o.FlushInterval)
 	defer flush.Stop()
 	tick := time.NewTicker(min(replyWhileStoring, st.o.StatusInterval, st.o.StallTimeout/4))
@@ -148,24 +143,19 @@ func (st *stream) loop(ctx context.Context, read <-chan error) error {
 	for {
 		select {
 		case <-ctx.Done():
-			return ctx.Err()
+			return false, ctx.Err()
 		case err := <-read:
-			return readerDone{err}
+			return true, err
 		case <-st.sink.changed:
 		case <-flush.C:
 			st.sink.Flush()
 		case <-tick.C:
 		}
 		if err := st.attend(time.Now()); err != nil {
-			return err
+			return false, err
 		}
 	}
 }
-
-type readerDone struct{ error }
-
-func (r readerDone) Unwrap() error        { return r.error }
-func (r readerDone) Is(target error) bool { return target == errReaderDone }
 
 // attend does what is due.
 func (st *stream) attend(now time.Time) error {
