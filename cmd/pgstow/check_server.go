@@ -3,8 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -13,6 +11,7 @@ import (
 
 	"pgstow/catalog"
 	"pgstow/cmd/internal/config"
+	"pgstow/cmd/internal/detach"
 	"pgstow/wal"
 	"pgstow/wal/archive"
 )
@@ -170,7 +169,7 @@ func (f *serverFacts) judgeBacklog(r *checkReport) {
 	default:
 		r.ok("backlog", "%s", text)
 	}
-	if first, err := firstLine(filepath.Join(f.dataDirectory, "postmaster.pid")); err == nil && first == "1" {
+	if server, running := detach.Running(f.dataDirectory); running && server.MayAdopt() {
 		r.warn("backlog", "the postmaster is process 1: give the container an init (docker run --init), so that it adopts no stray children")
 	}
 }
@@ -181,12 +180,6 @@ func hoursText(d time.Duration) string {
 		return fmt.Sprintf("%.1f hours", h)
 	}
 	return fmt.Sprintf("%.0f minutes", d.Minutes())
-}
-
-func firstLine(path string) (string, error) {
-	data, err := os.ReadFile(path)
-	line, _, _ := strings.Cut(string(data), "\n")
-	return strings.TrimSpace(line), err
 }
 
 // proveArchiving has the server finish a segment and waits for it in this very repository: the one proof that its archive_command has the
