@@ -70,6 +70,9 @@ func TestResume(t *testing.T) {
 			puts[req.Path]++
 		}
 	}
+	if len(puts) < 8 { // two in each round at the least
+		t.Errorf("only %d objects were stored: %v", len(puts), puts)
+	}
 	for path, n := range puts {
 		if n != 1 {
 			t.Errorf("%s was stored %d times", path, n)
@@ -80,10 +83,8 @@ func TestResume(t *testing.T) {
 	}
 	for _, key := range pieces(w) {
 		segment, _, _ := strings.Cut(key[strings.LastIndexByte(key, '/')+1:], ".")
-		if len(w.WALKeys(segment)) > 0 && segment != s.Value("SELECT pg_walfile_name(pg_current_wal_lsn())") {
-			if slices.Contains(segments(w), segment) {
-				t.Errorf("%s is stored, and its piece %s is still there", segment, key)
-			}
+		if slices.Contains(segments(w), segment) {
+			t.Errorf("%s is stored, and its piece %s is still there", segment, key)
 		}
 	}
 	want := s.Sums()
@@ -142,6 +143,9 @@ func TestPushAndReceive(t *testing.T) {
 		full := map[string]bool{}
 		for _, name := range segments(w) {
 			full[name] = true
+		}
+		if len(full) < 6 {
+			t.Errorf("full segments: %v", full)
 		}
 		for _, key := range pieces(w) {
 			if name, _, _ := strings.Cut(key[strings.LastIndexByte(key, '/')+1:], "."); full[name] {

@@ -34,10 +34,12 @@ func TestServerMovesOn(t *testing.T) {
 	w := world.New(t, world.Options{WALSegmentSizeMiB: 1})
 	s := w.Server
 	s.ArchiveAll()
+	moved := false
 	m := &moving{Store: w.Store, do: func() {
 		for range 3 {
 			s.ArchiveAll()
 		}
+		moved = true
 	}}
 	streaming := make(chan struct{})
 	ctx, cancel := context.WithCancel(t.Context())
@@ -51,6 +53,9 @@ func TestServerMovesOn(t *testing.T) {
 			}
 		},
 	})
+	if !moved {
+		t.Error("the archive was not listed before it streamed")
+	}
 	select {
 	case <-streaming:
 	default:

@@ -21,7 +21,7 @@ func TestSenderTimeout(t *testing.T) {
 	w.MinIO.Freeze()
 	s.Exec("INSERT INTO t SELECT i, repeat(md5(i::text), 20) FROM generate_series(1, 30000) AS i") // more than waits anywhere on the way
 	until := s.Value("SELECT (clock_timestamp() + '7 s')::text")
-	s.AwaitValue("SELECT (clock_timestamp() > '"+until+"')::text", "true")
+	s.AwaitValue("SELECT coalesce(bool_or(reply_time > '"+until+"'), false)::text FROM pg_stat_replication", "true")
 	equal(t, "the server's process for it", s.Value("SELECT coalesce(max(pid), 0) FROM pg_stat_replication"), pid)
 	w.MinIO.Thaw()
 	awaitStored(t, s)

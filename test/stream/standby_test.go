@@ -40,10 +40,14 @@ func TestStandby(t *testing.T) {
 			case <-stop:
 				return
 			default:
-				if _, err := s.TryPgbench(t.Context(), "-n", "-t", "200"); err != nil {
+				_, err := s.TryPgbench(t.Context(), "-n", "-t", "200")
+				if err == nil {
+					err = s.TryExec("postgres", "SELECT pg_switch_wal()")
+				}
+				if err != nil {
+					t.Errorf("the primary's work: %v", err)
 					return
 				}
-				_ = s.TryExec("postgres", "SELECT pg_switch_wal()")
 			}
 		}
 	}()

@@ -217,6 +217,9 @@ func (f *field) wantHonest() map[string]int {
 		found[o.Name.String()]++
 		f.wantHonestObject(key, o, system)
 	}
+	if len(found) == 0 {
+		f.t.Error("the archive is empty")
+	}
 	return found
 }
 

@@ -8,7 +8,7 @@ import (
 )
 
 // maxObject is more than any object of a test has.
-const maxObject = 256 << 20
+const maxObject = 512 << 20
 
 // Keys lists the keys in the repository that begin with prefix, in order.
 func (w *World) Keys(prefix string) []string {
