@@ -23,9 +23,7 @@ import (
 	"time"
 
 	"pgstow/storage/object"
-	"pgstow/storage/s3"
 	"pgstow/test/e2e/world"
-	"pgstow/test/minio"
 	"pgstow/test/pg"
 )
 
@@ -268,42 +266,33 @@ type gate struct {
 	requests []world.Request
 }
 
-const bucket = "ahead"
-
 // newGated makes a stage whose programs reach the store through a gate.
 func newGated(t *testing.T, o world.Options) (*stage, *gate) {
 	t.Helper()
-	m := minio.New(t, minio.Options{Buckets: []string{bucket}})
-	to, err := url.Parse(m.Endpoint)
-	if err != nil {
-		t.Fatal(err)
-	}
-	g := &gate{open: make(chan struct{}), waiting: map[string]int{}, arrived: map[string]int{}, proxy: &httputil.ReverseProxy{
-		Rewrite: func(r *httputil.ProxyRequest) {
-			r.SetURL(to)
-			r.Out.Host = r.In.Host
-		},
-		ErrorLog: log.New(io.Discard, "", 0), // clients are killed
-	}}
+	g := &gate{open: make(chan struct{}), waiting: map[string]int{}, arrived: map[string]int{}}
 	close(g.open)
-	front := httptest.NewServer(g)
-	t.Cleanup(func() {
-		g.Open()
-		front.CloseClientConnections()
-		front.Close()
-	})
-	through := *m
-	through.Endpoint = front.URL
-	o.Env = append(append(m.Env(), "PGSTOW_REPO="+through.URL(bucket, "pg")), o.Env...)
-	s := newStage(t, o)
-	s.Store, err = s3.Open(t.Context(), s3.Options{
-		Bucket: bucket, Prefix: "pg", Endpoint: m.Endpoint, Region: minio.Region,
-		Credentials: &s3.Credentials{AccessKey: minio.AccessKey, SecretKey: minio.SecretKey},
-	})
-	if err != nil {
-		t.Fatal(err)
+	o.Store, o.Own = world.MinIO, true
+	o.Through = func(endpoint string) string {
+		to, err := url.Parse(endpoint)
+		if err != nil {
+			t.Fatal(err)
+		}
+		g.proxy = &httputil.ReverseProxy{
+			Rewrite: func(r *httputil.ProxyRequest) {
+				r.SetURL(to)
+				r.Out.Host = r.In.Host
+			},
+			ErrorLog: log.New(io.Discard, "", 0), // clients are killed
+		}
+		front := httptest.NewServer(g)
+		t.Cleanup(func() {
+			g.Open()
+			front.CloseClientConnections()
+			front.Close()
+		})
+		return front.URL
 	}
-	return s, g
+	return newStage(t, o), g
 }
 
 func (g *gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {

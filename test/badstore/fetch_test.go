@@ -235,9 +235,7 @@ func TestFetchOfAbsent(t *testing.T) {
 func fetchAbsent(t *testing.T, s *stage, c fetchCase, name string) {
 	dir := s.directory(t, "recovery.signal")
 	p := proxy.New(t, s.MinIO.Endpoint, seed)
-	through := *s.MinIO
-	through.Endpoint = p.Endpoint
-	repo := "PGSTOW_REPO=" + through.URL(bucket, "pg")
+	repo := "PGSTOW_REPO=" + s.URLBy(p.Endpoint)
 	kind, key := c.kind, c.key
 	if kind == "" {
 		kind = proxy.Get

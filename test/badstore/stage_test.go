@@ -4,36 +4,19 @@ package badstore_test
 
 import (
 	"bytes"
-	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"testing"
 
-	"pgstow/storage/s3"
 	"pgstow/test/badstore/proxy"
 	"pgstow/test/e2e/world"
-	"pgstow/test/minio"
 	"pgstow/test/pg"
 )
 
-// atOnce is how many tests run side by side, unless -parallel says more: they wait for deadlines most of their time.
-const atOnce = 12
-
-func TestMain(m *testing.M) {
-	flag.Parse()
-	parallel := flag.Lookup("test.parallel")
-	if n, err := strconv.Atoi(parallel.Value.String()); err != nil || n < atOnce {
-		if err := parallel.Value.Set(strconv.Itoa(atOnce)); err != nil {
-			panic(err)
-		}
-	}
-	os.Exit(world.Main(m))
-}
-
-const bucket = "bad"
+// They wait for deadlines most of their time.
+func TestMain(m *testing.M) { os.Exit(world.MainAtOnce(m, 12)) }
 
 // seed decides about the faults that come by chance.
 const seed = 20261124
@@ -52,23 +35,15 @@ func newStage(t *testing.T, o world.Options) *stage {
 // newStageWith has faults from the first request on.
 func newStageWith(t *testing.T, seed uint64, faults []proxy.Fault, o world.Options) *stage {
 	t.Helper()
-	m := minio.New(t, minio.Options{Buckets: []string{bucket}})
-	p := proxy.New(t, m.Endpoint, seed)
-	p.Add(faults...)
-	through := *m
-	through.Endpoint = p.Endpoint
-	url := through.URL(bucket, "pg")
-	o.Env = append(append(m.Env(), "PGSTOW_REPO="+url), o.Env...)
-	w := world.New(t, o)
-	store, err := s3.Open(t.Context(), s3.Options{
-		Bucket: bucket, Prefix: "pg", Endpoint: m.Endpoint, Region: minio.Region,
-		Credentials: &s3.Credentials{AccessKey: minio.AccessKey, SecretKey: minio.SecretKey},
-	})
-	if err != nil {
-		t.Fatal(err)
+	s := &stage{}
+	o.Store, o.Own = world.MinIO, true
+	o.Through = func(endpoint string) string {
+		s.proxy = proxy.New(t, endpoint, seed)
+		s.proxy.Add(faults...)
+		return s.proxy.Endpoint
 	}
-	w.MinIO, w.URL, w.Kind, w.Store = m, url, world.MinIO, store
-	return &stage{World: w, proxy: p}
+	s.World = world.New(t, o)
+	return s
 }
 
 // in is the stage for a subtest.
@@ -117,7 +92,7 @@ func (s *stage) wantStored(t *testing.T, name string) {
 		return
 	}
 	dst := filepath.Join(s.folder(t, "check", 0o755), "segment")
-	s.Check(s.RunWith([]string{"PGSTOW_REPO=" + s.MinIO.URL(bucket, "pg")}, "wal", "fetch", "--pgdata", s.Server.Dir, name, dst), 0)
+	s.Check(s.RunWith([]string{"PGSTOW_REPO=" + s.URLBy(s.MinIO.Endpoint)}, "wal", "fetch", "--pgdata", s.Server.Dir, name, dst), 0)
 	wantSame(t, dst, s.path(name))
 }
 

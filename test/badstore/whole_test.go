@@ -1,12 +1,10 @@
 package badstore_test
 
 import (
-	"context"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -55,7 +53,7 @@ func everything(t *testing.T, seed uint64) {
 	s.Backup()
 
 	// A backlog, so that a worker stores ahead, and a receiver at the same time.
-	receiver := s.receive(t, "--create-slot")
+	receiver := s.Receive(nil, "--create-slot")
 	a.Exec("ALTER SYSTEM SET archive_command = 'false'")
 	a.Reload()
 	a.AwaitValue("SHOW archive_command", "false")
@@ -74,7 +72,7 @@ func everything(t *testing.T, seed uint64) {
 		return v == "true" || v == "t", err
 	})
 	want := a.Sums()
-	receiver()
+	receiver.Stop()
 	segments := saved(t, a)
 	a.Kill() // nothing is archived any more: the end is in pieces
 
@@ -83,7 +81,7 @@ func everything(t *testing.T, seed uint64) {
 		name := key[strings.LastIndexByte(key, '/')+1:]
 		if body, ok := segments[name]; ok && name <= last {
 			dst := filepath.Join(s.folder(t, "check", 0o755), "segment")
-			s.Check(s.RunWith([]string{"PGSTOW_REPO=" + s.MinIO.URL(bucket, "pg")}, "wal", "fetch", "--pgdata", a.Dir, name, dst), 0)
+			s.Check(s.RunWith([]string{"PGSTOW_REPO=" + s.URLBy(s.MinIO.Endpoint)}, "wal", "fetch", "--pgdata", a.Dir, name, dst), 0)
 			wantSame(t, dst, body)
 			compared++
 		}
@@ -149,39 +147,6 @@ func saved(t *testing.T, a *pg.Server) map[string]string {
 	return names
 }
 
-// receive starts a receiver; stop ends it as an operator does.
-func (s *stage) receive(t *testing.T, args ...string) (stop func()) {
-	t.Helper()
-	ctx, cancel := context.WithCancel(t.Context())
-	cmd := s.Command("pgstow", append([]string{"wal", "receive"}, args...)...)
-	var out strings.Builder
-	cmd.Stdout, cmd.Stderr = &out, &out
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	ended := make(chan error, 1)
-	go func() {
-		ended <- cmd.Wait()
-		cancel()
-	}()
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		<-ctx.Done()
-		if t.Failed() {
-			t.Logf("receive:\n%s", out.String())
-		}
-	})
-	return func() {
-		t.Helper()
-		if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
-			t.Fatal(err)
-		}
-		if err := <-ended; err != nil {
-			t.Errorf("receive: %v", err)
-		}
-	}
-}
-
 // TestStoreWithoutConditions: a store that knows no conditional requests and says nothing of it is refused, at init, and later when it has replaced
 // a better one.
 func TestStoreWithoutConditions(t *testing.T) {
@@ -210,9 +175,7 @@ func TestStoreWithoutConditions(t *testing.T) {
 	// One that has a new address is probed before a backup, and told of at each push.
 	moved := proxy.New(t, s.MinIO.Endpoint, seed)
 	moved.Add(ignorant)
-	through := *s.MinIO
-	through.Endpoint = moved.Endpoint
-	there := "PGSTOW_REPO=" + through.URL(bucket, "pg")
+	there := "PGSTOW_REPO=" + s.URLBy(moved.Endpoint)
 	s.Server.Start()
 	s.Check(s.RunWith([]string{there}, "backup", "create"), 12, "conditional")
 	name := s.segments(1)[0]

@@ -21,14 +21,7 @@ func TestMain(m *testing.M) { os.Exit(world.Main(m)) }
 // eachMajor runs a test on every version that is asked for, side by side.
 func eachMajor(t *testing.T, f func(t *testing.T, major int)) {
 	t.Helper()
-	t.Parallel()
-	for _, major := range pg.Majors(t) {
-		t.Run(strconv.Itoa(major), func(t *testing.T) {
-			t.Parallel()
-			pg.Need(t, major)
-			f(t, major)
-		})
-	}
+	world.EachMajor(t, pg.Majors(t), f)
 }
 
 // outcome is what `restore --json` prints.

@@ -124,7 +124,7 @@ func TestOutageByMistake(t *testing.T) {
 		}{
 			{name: "wrong cluster", flags: "--cluster wrong", says: "wrong"},
 			{name: "wrong cluster in the environment", env: []string{"PGSTOW_CLUSTER=typo"}, says: "typo"},
-			{name: "wrong prefix", flags: "--repo '" + a.MinIO.URL(bucket, "elsewhere") + "'", says: "no repository"},
+			{name: "wrong prefix", flags: "--repo '" + a.MinIO.URL(a.Bucket, "elsewhere") + "'", says: "no repository"},
 			{name: "wrong bucket", flags: "--repo '" + a.MinIO.URL("no-such-bucket", "pg") + "'", says: "no-such-bucket"},
 			{name: "wrong credentials", env: []string{"AWS_SECRET_ACCESS_KEY=wrong"}, says: "credentials"},
 			{name: "unreadable configuration", flags: "--config " + unreadable, says: unreadable},

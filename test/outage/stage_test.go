@@ -3,78 +3,32 @@
 package outage_test
 
 import (
-	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
-	"pgstow/storage/s3"
 	"pgstow/test/e2e/world"
-	"pgstow/test/minio"
 	"pgstow/test/pg"
 )
 
-// atOnce is how many tests run side by side, unless -parallel says more: they wait for deadlines most of their time.
-const atOnce = 6
-
-func TestMain(m *testing.M) {
-	flag.Parse()
-	parallel := flag.Lookup("test.parallel")
-	if n, err := strconv.Atoi(parallel.Value.String()); err != nil || n < atOnce {
-		if err := parallel.Value.Set(strconv.Itoa(atOnce)); err != nil {
-			panic(err)
-		}
-	}
-	os.Exit(world.Main(m))
-}
-
-const bucket = "outage"
+// They wait for deadlines most of their time.
+func TestMain(m *testing.M) { os.Exit(world.MainAtOnce(m, 6)) }
 
 // newStage makes a world on a MinIO server of its own, which may be killed.
 func newStage(t *testing.T, o world.Options) *world.World {
 	t.Helper()
-	m := minio.New(t, minio.Options{Buckets: []string{bucket}})
-	url := m.URL(bucket, "pg")
-	o.Env = append(append(m.Env(), "PGSTOW_REPO="+url), o.Env...)
-	w := world.New(t, o)
-	store, err := s3.Open(t.Context(), s3.Options{
-		Bucket: bucket, Prefix: "pg", Endpoint: m.Endpoint, Region: minio.Region,
-		Credentials: &s3.Credentials{AccessKey: minio.AccessKey, SecretKey: minio.SecretKey},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	w.MinIO, w.URL, w.Kind, w.Store = m, url, world.MinIO, store
-	return w
+	o.Store, o.Own = world.MinIO, true
+	return world.New(t, o)
 }
 
-// majors are the versions that a test of recovery runs on: all, but for those that PGSTOW_TEST_MAJORS or -short leave out.
-func majors(t *testing.T) []int {
-	t.Helper()
-	switch {
-	case os.Getenv("PGSTOW_TEST_MAJORS") != "", testing.Short():
-		return pg.Majors(t)
-	default:
-		return []int{13, 14, 15, 16, 17, 18}
-	}
-}
-
-// eachMajor runs a test on each version.
+// eachMajor runs a test of recovery on each version.
 func eachMajor(t *testing.T, f func(t *testing.T, major int)) {
 	t.Helper()
-	t.Parallel()
-	for _, major := range majors(t) {
-		t.Run(strconv.Itoa(major), func(t *testing.T) {
-			t.Parallel()
-			pg.Need(t, major)
-			f(t, major)
-		})
-	}
+	world.EachMajor(t, pg.AllMajors(t), f)
 }
 
 // gate is a restore_command that calls pgstow-wal and, as long as it is shut, first waits before one segment. So a test can do something to the

@@ -57,8 +57,9 @@ func ClientBin(major int, name string) (string, error) {
 	return "", fmt.Errorf("%s is not installed: run `make postgres-%d`", name, DefaultMajor)
 }
 
-// Majors are the versions that a test over versions is to run on: those named in PGSTOW_TEST_MAJORS ("13 14 15"), else [DefaultMajor] alone.
-func Majors(t TB) []int {
+// Majors are the versions that a test over versions is to run on: those named in PGSTOW_TEST_MAJORS ("13 14 15"), else these, or
+// [DefaultMajor] alone where there are none.
+func Majors(t TB, unset ...int) []int {
 	t.Helper()
 	var majors []int
 	for _, f := range strings.Fields(os.Getenv("PGSTOW_TEST_MAJORS")) {
@@ -67,6 +68,9 @@ func Majors(t TB) []int {
 			t.Fatalf("PGSTOW_TEST_MAJORS: %v", err)
 		}
 		majors = append(majors, m)
+	}
+	if len(majors) == 0 {
+		majors = unset
 	}
 	if len(majors) == 0 {
 		majors = []int{DefaultMajor}

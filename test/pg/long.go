@@ -10,3 +10,13 @@ func Long(t TB, takes string) {
 		t.Skipf("left out of a short run: %s", takes)
 	}
 }
+
+// AllMajors are the versions that a test runs on which no version may be left out of: 13 to 18, but for those that PGSTOW_TEST_MAJORS or a short run
+// leave out.
+func AllMajors(t TB) []int {
+	t.Helper()
+	if testing.Short() {
+		return Majors(t)
+	}
+	return Majors(t, 13, 14, 15, 16, 17, 18)
+}

@@ -14,14 +14,14 @@ func TestBackupByReceive(t *testing.T) {
 	s := w.Server
 	w.Expect(1, []string{"archive_mode is off", "no receiver is connected", "pgstow wal receive", "--wal include"}, "backup", "create")
 	r := receive(t, w, "--create-slot")
-	r.awaitText("receiving timeline 1")
+	r.AwaitText("receiving timeline 1")
 	s.Exec("CREATE TABLE t AS SELECT 1 AS i")
 	if b := w.Backup(); b.WALIncluded {
 		t.Error("the WAL was included")
 	}
 	s.Exec("INSERT INTO t VALUES (2)")
 	awaitStored(t, s)
-	r.kill()
+	r.Kill()
 	s.Exec("INSERT INTO t VALUES (3)")
 	s.Exec("SELECT pg_switch_wal()")
 	s.Exec("INSERT INTO t VALUES (4)")

@@ -23,7 +23,7 @@ func TestBackwards(t *testing.T) {
 			s := w.Server
 			s.Exec("CREATE TABLE t (i int)")
 			r := receive(t, w, "--create-slot")
-			r.awaitText("receiving timeline 1")
+			r.AwaitText("receiving timeline 1")
 			w.Backup("--wal", "include")
 			s.Exec("INSERT INTO t SELECT generate_series(1, 1000)")
 			awaitStored(t, s)
@@ -39,7 +39,7 @@ func TestBackwards(t *testing.T) {
 			want := s.Sums()
 			before := segments(w)
 			if late {
-				r.kill()
+				r.Kill()
 			}
 			s.Kill()
 			if err := os.RemoveAll(s.Dir); err != nil {
@@ -53,8 +53,8 @@ func TestBackwards(t *testing.T) {
 				s.Exec("INSERT INTO t SELECT generate_series(100001, 200000)")
 				r = receive(t, w)
 			}
-			r.wantExit(12)
-			if out, want := r.out.String(), map[bool]string{false: "and it is no standby", true: "goes on from a record at"}[late]; !strings.Contains(out, want) {
+			r.WantExit(12)
+			if out, want := r.Output(), map[bool]string{false: "and it is no standby", true: "goes on from a record at"}[late]; !strings.Contains(out, want) {
 				t.Errorf("it does not say %q:\n%s", want, out)
 			}
 			if !late {

@@ -10,29 +10,15 @@ import (
 	"sync"
 	"testing"
 
-	"pgstow/storage/s3"
 	"pgstow/test/e2e/world"
-	"pgstow/test/minio"
 	"pgstow/test/pg"
 )
 
 // ownStore makes a world on a MinIO server of its own, which may be frozen.
 func ownStore(t *testing.T, o world.Options) *world.World {
 	t.Helper()
-	const bucket = "receive"
-	m := minio.New(t, minio.Options{Buckets: []string{bucket}})
-	url := m.URL(bucket, "pg")
-	o.Env = append(append(m.Env(), "PGSTOW_REPO="+url), o.Env...)
-	w := world.New(t, o)
-	store, err := s3.Open(t.Context(), s3.Options{
-		Bucket: bucket, Prefix: "pg", Endpoint: m.Endpoint, Region: minio.Region,
-		Credentials: &s3.Credentials{AccessKey: minio.AccessKey, SecretKey: minio.SecretKey},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	w.MinIO, w.URL, w.Kind, w.Store = m, url, world.MinIO, store
-	return w
+	o.Store, o.Own = world.MinIO, true
+	return world.New(t, o)
 }
 
 // TestStall: a store that hangs makes the receiver let the server go, which keeps the WAL by the slot and can be stopped; when the store is
@@ -42,13 +28,13 @@ func TestStall(t *testing.T) {
 	w := ownStore(t, world.Options{NoArchive: true, WALSegmentSizeMiB: 1})
 	s := w.Server
 	r := receive(t, w, "--create-slot", "--stall-timeout", "2s")
-	r.awaitText("receiving timeline 1")
+	r.AwaitText("receiving timeline 1")
 	s.Exec("CREATE TABLE t AS SELECT generate_series(1, 100) AS i")
 	awaitStored(t, s)
 	w.MinIO.Freeze()
 	s.Exec("INSERT INTO t VALUES (101)")
 	before := s.Value("SELECT restart_lsn::text FROM pg_replication_slots")
-	r.awaitText("the connection is closed")
+	r.AwaitText("the connection is closed")
 	s.AwaitValue("SELECT active::text FROM pg_replication_slots", "false")
 	s.Exec("INSERT INTO t SELECT generate_series(102, 20000)")
 	equal(t, "restart of the slot", s.Value("SELECT restart_lsn::text FROM pg_replication_slots"), before)
@@ -57,7 +43,7 @@ func TestStall(t *testing.T) {
 	w.MinIO.Thaw()
 	awaitStored(t, s)
 	equal(t, "connections", s.Value("SELECT count(*) FROM pg_stat_replication"), "1")
-	r.stop()
+	r.Stop()
 }
 
 // TestSynchronous: what a client was told to be committed is in the store, although everything else dies at once.
@@ -68,8 +54,8 @@ func TestSynchronous(t *testing.T) {
 		s := w.Server
 		s.Exec("CREATE TABLE t (i int)")
 		r := receive(t, w, "--create-slot", "--synchronous", "--flush-interval", "1h")
-		r.awaitText("no commit waits for this receiver")
-		r.awaitText("receiving timeline 1")
+		r.AwaitText("no commit waits for this receiver")
+		r.AwaitText("receiving timeline 1")
 		s.AppendConf(map[string]string{"synchronous_standby_names": "ANY 1 (pgstow)", "synchronous_commit": "on"})
 		s.Reload()
 		s.AwaitValue("SELECT sync_state FROM pg_stat_replication", "quorum")
@@ -104,9 +90,9 @@ func TestSynchronous(t *testing.T) {
 			return len(told) > 400, nil
 		})
 		s.Kill()
-		r.kill()
+		r.Kill()
 		clients.Wait()
-		commits, puts := len(told), strings.Count(r.out.String(), "stored main/")
+		commits, puts := len(told), strings.Count(r.Output(), "stored main/")
 		t.Logf("%s: %d commits, %d objects", store, commits, puts)
 
 		restored := w.StartRestored(w.Restore())
@@ -155,12 +141,12 @@ func TestMissing(t *testing.T) {
 			}})
 			s := w.Server
 			r := receive(t, w, "--create-slot")
-			r.awaitText("receiving timeline 1")
+			r.AwaitText("receiving timeline 1")
 			s.Exec("CREATE TABLE t AS SELECT 1 AS i")
 			first := s.SwitchWAL()
 			s.Exec("INSERT INTO t VALUES (2)")
 			awaitStored(t, s)
-			r.kill()
+			r.Kill()
 			s.AwaitValue("SELECT active::text FROM pg_replication_slots", "false")
 			if how == "the slot was dropped" {
 				w.Must("wal", "receive", "--drop-slot")
@@ -178,12 +164,12 @@ func TestMissing(t *testing.T) {
 				s.Exec("CHECKPOINT")
 			}
 			r = receive(t, w, "--create-slot")
-			r.awaitText("WAL IS MISSING")
-			r.awaitText("receiving timeline 1")
+			r.AwaitText("WAL IS MISSING")
+			r.AwaitText("receiving timeline 1")
 			s.SwitchWAL()
 			s.Exec("INSERT INTO t VALUES (0)")
 			awaitStored(t, s)
-			equal(t, "times that it was said", strings.Count(r.out.String(), "WAL IS MISSING"), 1)
+			equal(t, "times that it was said", strings.Count(r.Output(), "WAL IS MISSING"), 1)
 			equal(t, "slot", s.Value("SELECT (wal_status <> 'lost')::text FROM pg_replication_slots"), "true")
 			var timelines []struct{ Holes []struct{ First string } }
 			world.Decode(t, w.Run("wal", "list", "--json").Stdout, &timelines)
@@ -191,13 +177,13 @@ func TestMissing(t *testing.T) {
 				t.Errorf("the list shows no hole, or another one: %+v", timelines)
 			}
 			// The next one goes on behind the hole without a word about it.
-			r.stop()
+			r.Stop()
 			r = receive(t, w)
-			r.awaitText("receiving timeline 1")
+			r.AwaitText("receiving timeline 1")
 			s.Exec("INSERT INTO t VALUES (0)")
 			awaitStored(t, s)
-			equal(t, "times that it was said again", strings.Count(r.out.String(), "WAL IS MISSING"), 0)
-			r.stop()
+			equal(t, "times that it was said again", strings.Count(r.Output(), "WAL IS MISSING"), 0)
+			r.Stop()
 		})
 	}
 }

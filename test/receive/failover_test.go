@@ -40,7 +40,7 @@ func dsnOf(servers ...*pg.Server) string {
 // receiving from the standby all the time and follows its switch to the new timeline. Both write into one archive, and it has every row.
 func TestFailover(t *testing.T) {
 	t.Parallel()
-	for _, major := range majors(t) {
+	for _, major := range pg.AllMajors(t) {
 		if major != 13 && major != pg.DefaultMajor && major != 18 {
 			continue
 		}
@@ -52,9 +52,9 @@ func TestFailover(t *testing.T) {
 			w.Backup("--wal", "include")
 			b := newStandby(t, w)
 			follows := receive(t, w, "--dsn", dsnOf(a, b)+" target_session_attrs=primary", "--create-slot", "--application-name", "follows")
-			follows.awaitText("receiving timeline 1")
+			follows.AwaitText("receiving timeline 1")
 			stays := receive(t, w, "--dsn", dsnOf(b), "--slot", "stays", "--create-slot", "--application-name", "stays")
-			stays.awaitText("receiving timeline 1")
+			stays.AwaitText("receiving timeline 1")
 			a.Exec("CREATE TABLE t AS SELECT generate_series(1, 20000) AS i")
 			a.SwitchWAL()
 			a.Exec("INSERT INTO t VALUES (30000)")
@@ -64,9 +64,9 @@ func TestFailover(t *testing.T) {
 			prefix := w.Prefix()
 			a.Kill()
 			b.Promote()
-			follows.awaitText("receiving timeline 2")
-			stays.awaitText("timeline 1 ended at")
-			stays.awaitText("receiving timeline 2")
+			follows.AwaitText("receiving timeline 2")
+			stays.AwaitText("timeline 1 ended at")
+			stays.AwaitText("receiving timeline 2")
 			b.Exec("INSERT INTO t VALUES (40000)")
 			b.SwitchWAL()
 			b.Exec("INSERT INTO t VALUES (50000)")
@@ -77,8 +77,8 @@ func TestFailover(t *testing.T) {
 			}
 			want := b.Sums()
 			b.Kill()
-			follows.kill()
-			stays.kill()
+			follows.Kill()
+			stays.Kill()
 			restored := w.StartRestored(w.Restore())
 			if d := want.Diff(restored.Sums()); d != "" {
 				t.Error(d)
@@ -95,31 +95,31 @@ func TestTwoReceivers(t *testing.T) {
 	s := w.Server
 	s.Exec("CREATE TABLE t (i int)")
 	one := receive(t, w, "--slot", "one", "--create-slot", "--application-name", "one", "--flush-interval", "50ms")
-	one.awaitText("receiving timeline 1")
+	one.AwaitText("receiving timeline 1")
 	two := receive(t, w, "--slot", "two", "--create-slot", "--application-name", "two", "--synchronous")
-	two.awaitText("receiving timeline 1")
+	two.AwaitText("receiving timeline 1")
 	w.Backup("--wal", "include")
 	for i := range 6 {
 		s.Exec(fmt.Sprintf("INSERT INTO t SELECT generate_series(%d, %d)", 1+5000*i, 5000*(i+1)))
 		switch i {
 		case 1:
-			one.kill()
+			one.Kill()
 		case 2:
 			one = receive(t, w, "--slot", "one", "--application-name", "one", "--flush-interval", "50ms")
-			one.awaitText("receiving timeline 1")
+			one.AwaitText("receiving timeline 1")
 		case 3:
-			two.stop()
+			two.Stop()
 		case 4:
 			two = receive(t, w, "--slot", "two", "--application-name", "two")
-			two.awaitText("receiving timeline 1")
+			two.AwaitText("receiving timeline 1")
 		}
 	}
 	awaitStoredBy(t, s, "one")
 	awaitStoredBy(t, s, "two")
 	want := s.Sums()
 	s.Kill()
-	one.kill()
-	two.kill()
+	one.Kill()
+	two.Kill()
 	restored := w.StartRestored(w.Restore())
 	if d := want.Diff(restored.Sums()); d != "" {
 		t.Error(d)

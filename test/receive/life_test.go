@@ -50,17 +50,17 @@ func TestSlot(t *testing.T) {
 
 	// A second receiver with the same slot is told so.
 	r := receive(t, w)
-	r.awaitText("receiving timeline 1")
+	r.AwaitText("receiving timeline 1")
 	w.Expect(1, []string{"is active", "another receiver"}, "wal", "receive", "--no-loop")
 	w.Expect(1, []string{"another receiver"}, "wal", "receive", "--drop-slot")
 
 	// A fast stop of the server does not wait for an interval; the receiver goes on when it is back.
 	s.Stop(pg.Fast)
-	r.awaitText("the next try in")
+	r.AwaitText("the next try in")
 	s.Start()
 	s.Exec("INSERT INTO t VALUES (0)")
 	awaitStored(t, s)
-	r.stop()
+	r.Stop()
 	w.Must("wal", "receive", "--drop-slot")
 	equal(t, "slots", slots(), "")
 }
@@ -77,7 +77,7 @@ func TestStop(t *testing.T) {
 	}
 	t.Cleanup(func() { _ = conn.Close() })
 	pg.Chown(t, path)
-	said := &output{}
+	said := &world.Output{}
 	go func() {
 		b := make([]byte, 4096)
 		for {
@@ -92,13 +92,13 @@ func TestStop(t *testing.T) {
 		t.Helper()
 		pg.Await(t, "the service manager to be told "+text, patience, func() (bool, error) { return strings.Contains(said.String(), text), nil })
 	}
-	r := receiveWith(t, w, []string{"NOTIFY_SOCKET=" + path}, "--create-slot", "--flush-interval", "1h")
+	r := w.Receive([]string{"NOTIFY_SOCKET=" + path}, "--create-slot", "--flush-interval", "1h")
 	told("READY=1")
 	s.Exec("CREATE TABLE t AS SELECT generate_series(1, 100) AS i")
 	want := lsn(t, s.Value("SELECT pg_current_wal_lsn()::text"))
 	told("received " + want.String())
 	told("WATCHDOG=1")
-	r.stop()
+	r.Stop()
 	told("STOPPING=1")
 	s.AwaitValue("SELECT (restart_lsn >= '"+want.String()+"')::text FROM pg_replication_slots", "true")
 	last := pieces(w)

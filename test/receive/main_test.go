@@ -17,7 +17,7 @@ func TestReceiveAlone(t *testing.T) {
 		w := world.New(t, world.Options{Major: major, NoArchive: true, WALSegmentSizeMiB: 1})
 		s := w.Server
 		r := receive(t, w, "--create-slot")
-		r.awaitText("receiving timeline 1")
+		r.AwaitText("receiving timeline 1")
 		w.Backup("--wal", "include")
 		s.Exec("CREATE DATABASE shop")
 		s.ExecIn("shop", "CREATE TABLE t AS SELECT generate_series(1, 10) AS i")
@@ -29,7 +29,7 @@ func TestReceiveAlone(t *testing.T) {
 			t.Error("the last segment is not in pieces")
 		}
 		s.Kill()
-		r.kill()
+		r.Kill()
 
 		restored := w.StartRestored(w.Restore())
 		equal(t, "rows", rows(restored, "shop"), want)
@@ -45,18 +45,18 @@ func TestResume(t *testing.T) {
 	s := w.Server
 	s.Exec("CREATE TABLE t (i int)")
 	r := receive(t, w, "--create-slot")
-	r.awaitText("receiving timeline 1")
+	r.AwaitText("receiving timeline 1")
 	w.Backup("--wal", "include")
 	for round := range 4 {
 		s.Exec(fmt.Sprintf("INSERT INTO t SELECT %d + generate_series(1, 3000)", 10000*round))
 		awaitStored(t, s)
-		r.kill()
+		r.Kill()
 		s.Exec(fmt.Sprintf("INSERT INTO t SELECT %d + generate_series(5001, 6000)", 10000*round))
 		if round == 2 {
 			s.SwitchWAL()
 		}
 		r = receive(t, w)
-		r.awaitText("receiving timeline 1")
+		r.AwaitText("receiving timeline 1")
 		s.Exec(fmt.Sprintf("INSERT INTO t VALUES (%d)", 10000*round+9999))
 		awaitStored(t, s)
 	}
@@ -89,7 +89,7 @@ func TestResume(t *testing.T) {
 	}
 	want := s.Sums()
 	s.Kill()
-	r.kill()
+	r.Kill()
 	restored := w.StartRestored(w.Restore())
 	if d := want.Diff(restored.Sums()); d != "" {
 		t.Error(d)
@@ -102,7 +102,7 @@ func TestSegmentSizes(t *testing.T) {
 	w := world.New(t, world.Options{NoArchive: true, WALSegmentSizeMiB: 64})
 	s := w.Server
 	r := receive(t, w, "--create-slot", "--flush-interval", "1h")
-	r.awaitText("receiving timeline 1")
+	r.AwaitText("receiving timeline 1")
 	w.Backup("--wal", "include")
 	s.Exec("CREATE TABLE t AS SELECT generate_series(1, 1000) AS i")
 	s.Exec("CREATE TABLE filler AS SELECT repeat(md5(i::text), 50) FROM generate_series(1, 15000) AS i")
@@ -112,8 +112,8 @@ func TestSegmentSizes(t *testing.T) {
 	pg.Await(t, first+" to be stored", patience, func() (bool, error) { return slices.Contains(segments(w), first), nil })
 	want := rows(s, "postgres")
 	s.Stop(pg.Fast) // makes the receiver store all that there is
-	r.awaitText("the next try in")
-	r.stop()
+	r.AwaitText("the next try in")
+	r.Stop()
 	restored := w.StartRestored(w.Restore())
 	equal(t, "rows", rows(restored, "postgres"), want)
 }
@@ -125,7 +125,7 @@ func TestPushAndReceive(t *testing.T) {
 		w := world.New(t, world.Options{Store: store, WALSegmentSizeMiB: 1})
 		s := w.Server
 		r := receive(t, w, "--create-slot", "--flush-interval", "100ms")
-		r.awaitText("receiving timeline 1")
+		r.AwaitText("receiving timeline 1")
 		w.Backup()
 		s.Exec("CREATE TABLE t (i int)")
 		var last string
@@ -137,7 +137,7 @@ func TestPushAndReceive(t *testing.T) {
 		s.Exec("INSERT INTO t VALUES (0)")
 		awaitStored(t, s)
 		equal(t, "failures of the archiver", s.Value("SELECT failed_count FROM pg_stat_archiver"), "0")
-		if out := r.out.String(); strings.Contains(out, "refused") {
+		if out := r.Output(); strings.Contains(out, "refused") {
 			t.Errorf("the receiver refused something:\n%s", out)
 		}
 		full := map[string]bool{}
@@ -154,7 +154,7 @@ func TestPushAndReceive(t *testing.T) {
 		}
 		want := s.Sums()
 		s.Kill()
-		r.kill()
+		r.Kill()
 		restored := w.StartRestored(w.Restore())
 		if d := want.Diff(restored.Sums()); d != "" {
 			t.Error(d)

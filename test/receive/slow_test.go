@@ -14,7 +14,7 @@ func TestSenderTimeout(t *testing.T) {
 	w := ownStore(t, world.Options{NoArchive: true, WALSegmentSizeMiB: 1, Conf: map[string]string{"wal_sender_timeout": "2s"}})
 	s := w.Server
 	r := receive(t, w, "--create-slot", "--stall-timeout", "10m")
-	r.awaitText("receiving timeline 1")
+	r.AwaitText("receiving timeline 1")
 	s.Exec("CREATE TABLE t (i int, text text)")
 	awaitStored(t, s)
 	pid := s.Value("SELECT pid FROM pg_stat_replication")
@@ -29,5 +29,5 @@ func TestSenderTimeout(t *testing.T) {
 	if strings.Contains(s.Log(), "replication timeout") {
 		t.Error("the server has ended a connection")
 	}
-	r.stop()
+	r.Stop()
 }

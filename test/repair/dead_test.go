@@ -28,20 +28,7 @@ func unarchived(s *pg.Server, insert ...string) (full []string, last string) {
 func TestDeadPrimary(t *testing.T) {
 	for _, state := range []string{"crashed", "stopped"} {
 		t.Run(state, func(t *testing.T) {
-			w := world.New(t, world.Options{WALSegmentSizeMiB: 1, Checksums: true, Conf: keeping, Env: []string{"PGSTOW_PUSH_AHEAD=0"}})
-			a := w.Server
-			a.Exec("CREATE TABLE t AS SELECT 0 AS i")
-			w.Backup()
-			b := standby(t, w)
-			a.Exec("INSERT INTO t VALUES (1)")
-			b.AwaitValue("SELECT count(*) FROM t", "2")
-			b.AppendConf(map[string]string{"archive_command": w.ArchiveCommand()})
-			b.Stop(pg.Fast)
-
-			// From here on nothing of it leaves its host.
-			a.AppendConf(map[string]string{"archive_command": "false"})
-			a.Reload()
-			a.AwaitValue("SHOW archive_command", "false")
+			w, a, b := cutOff(t, world.Options{Checksums: true})
 			full, last := unarchived(a, "2", "3", "4", "5")
 			if state == "crashed" {
 				a.Kill()

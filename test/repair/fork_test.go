@@ -11,18 +11,7 @@ import (
 // TestForkedSegment: the dead primary's segment in which the timelines part was stored whole, and of the new timeline the archive has the
 // history only. Recovery to the new timeline must not replay what the old one has behind the fork.
 func TestForkedSegment(t *testing.T) {
-	w := world.New(t, world.Options{WALSegmentSizeMiB: 1, Conf: keeping, Env: []string{"PGSTOW_PUSH_AHEAD=0"}})
-	a := w.Server
-	a.Exec("CREATE TABLE t AS SELECT 0 AS i")
-	w.Backup()
-	b := standby(t, w)
-	a.Exec("INSERT INTO t VALUES (1)")
-	b.AwaitValue("SELECT count(*) FROM t", "2")
-	b.AppendConf(map[string]string{"archive_command": w.ArchiveCommand()})
-	b.Stop(pg.Fast)
-	a.AppendConf(map[string]string{"archive_command": "false"})
-	a.Reload()
-	a.AwaitValue("SHOW archive_command", "false")
+	w, a, b := cutOff(t, world.Options{})
 	unarchived(a, "2", "3", "4")
 	a.Kill()
 	promote(t, b)

@@ -60,6 +60,26 @@ func repair(t *testing.T, w *world.World, code int, words []string, args ...stri
 	return out
 }
 
+// cutOff makes a primary and its standby, which is stopped. Row 1 of table t is the last that both have, and nothing that the primary writes then
+// leaves its host.
+func cutOff(t *testing.T, o world.Options) (w *world.World, a, b *pg.Server) {
+	t.Helper()
+	o.WALSegmentSizeMiB, o.Conf, o.Env = 1, keeping, []string{"PGSTOW_PUSH_AHEAD=0"}
+	w = world.New(t, o)
+	a = w.Server
+	a.Exec("CREATE TABLE t AS SELECT 0 AS i")
+	w.Backup()
+	b = standby(t, w)
+	a.Exec("INSERT INTO t VALUES (1)")
+	b.AwaitValue("SELECT count(*) FROM t", "2")
+	b.AppendConf(map[string]string{"archive_command": w.ArchiveCommand()})
+	b.Stop(pg.Fast)
+	a.AppendConf(map[string]string{"archive_command": "false"})
+	a.Reload()
+	a.AwaitValue("SHOW archive_command", "false")
+	return w, a, b
+}
+
 func equal(t *testing.T, what string, got, want []string) {
 	t.Helper()
 	if !slices.Equal(got, want) {

@@ -108,14 +108,7 @@ func TestReceived(t *testing.T) {
 	s.Exec("CREATE TABLE t AS SELECT 1 AS i; GRANT pg_monitor TO streamer")
 	w.Check(w.RunOn(s, nil, "backup", "create", "--source", "stream"), 1, "archive_mode is off", "no receiver is connected")
 	noLeft(t, w)
-	receive := w.Command("pgstow", "wal", "receive", "--create-slot")
-	if err := receive.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = receive.Process.Kill()
-		_ = receive.Wait()
-	})
+	w.Receive(nil, "--create-slot")
 	s.AwaitValue("SELECT (count(*) > 0)::text FROM pg_stat_replication WHERE state = 'streaming'", "true")
 	b := stream(t, w, s)
 	if b.WALIncluded {

@@ -106,7 +106,7 @@ func TestForeignArchive(t *testing.T) {
 // TestInPlace: a tablespace that is a folder of the data directory.
 func TestInPlace(t *testing.T) {
 	t.Parallel()
-	for _, major := range inPlaceMajors(t) {
+	for _, major := range pg.Majors(t, 15, 17) { // which send such tablespaces in two ways
 		t.Run(fmt.Sprint(major), func(t *testing.T) {
 			t.Parallel()
 			pg.Need(t, major)
@@ -129,14 +129,6 @@ func TestInPlace(t *testing.T) {
 			}
 		})
 	}
-}
-
-// inPlaceMajors are an old version and a new one, in which servers send such tablespaces in two ways, or those that were asked for.
-func inPlaceMajors(t *testing.T) []int {
-	if os.Getenv("PGSTOW_TEST_MAJORS") != "" {
-		return pg.Majors(t)
-	}
-	return []int{15, 17}
 }
 
 func eachStatement(sql string) (args []string) {

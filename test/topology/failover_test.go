@@ -1,7 +1,6 @@
 package topology_test
 
 import (
-	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -15,14 +14,7 @@ import (
 func eachMajor(t *testing.T, f func(t *testing.T, major int)) {
 	t.Helper()
 	pg.Long(t, "runs several servers")
-	t.Parallel()
-	for _, major := range pg.Majors(t) {
-		t.Run(fmt.Sprint(major), func(t *testing.T) {
-			t.Parallel()
-			pg.Need(t, major)
-			f(t, major)
-		})
-	}
+	world.EachMajor(t, pg.Majors(t), f)
 }
 
 // TestFailoverAndRewind: a primary, a standby and a standby of that one all archive into one archive, and two receivers do too. The standby is
@@ -63,14 +55,14 @@ func TestFailoverAndRewind(t *testing.T) {
 		f.level(c, b)
 		f.drained(a, b, c)
 		old, fresh := a.Sums(), b.Sums()
-		fromA.stop()
+		fromA.Stop()
 
 		a.Stop(pg.Fast) // with its last segment archived
 		f.save(a, b, c)
 		f.wantRestored("timeline 1", old, "--timeline", "1")
 		f.wantRestored("the newest timeline", fresh)
 		if !a.Install.Has("pg_rewind") { // as in the builds of the majors that no distribution packages here
-			fromB.stop()
+			fromB.Stop()
 			f.wantHonest()
 			return
 		}
@@ -84,7 +76,7 @@ func TestFailoverAndRewind(t *testing.T) {
 		f.level(a2, b)
 		f.level(c, b)
 		f.drained(a2, b, c)
-		fromB.stop()
+		fromB.Stop()
 		want := b.Sums()
 		for _, s := range []*pg.Server{a2, c} {
 			if d := want.Diff(s.Sums()); d != "" {

@@ -9,8 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -270,66 +268,10 @@ func (f *field) wantRestored(what string, want pg.Sums, args ...string) {
 	s.Kill()
 }
 
-// receiver is a `pgstow wal receive` at work.
-type receiver struct {
-	stop func()
-	text func() string
-}
-
-type output struct {
-	mu sync.Mutex
-	b  strings.Builder
-}
-
-func (o *output) Write(p []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.b.Write(p)
-}
-
-func (o *output) String() string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.b.String()
-}
-
-// receive streams from one of these servers, whichever answers.
-func (f *field) receive(name string, from *pg.Server, args ...string) receiver {
+// receive streams from a server.
+func (f *field) receive(name string, from *pg.Server) *world.Receiver {
 	f.t.Helper()
-	cmd := f.Command("pgstow", append([]string{
-		"wal", "receive", "--verbose", "--dsn", conninfo(from), "--slot", name, "--create-slot", "--application-name", name,
-	}, args...)...)
-	out := &output{}
-	cmd.Stdout, cmd.Stderr = out, out
-	if err := cmd.Start(); err != nil {
-		f.t.Fatal(err)
-	}
-	ended := make(chan struct{})
-	go func() {
-		_ = cmd.Wait()
-		close(ended)
-	}()
-	f.t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		<-ended
-		if f.t.Failed() {
-			f.t.Logf("receiver %s:\n%s", name, out)
-		}
-	})
-	pg.Await(f.t, "receiver "+name, patience, func() (bool, error) {
-		select {
-		case <-ended:
-			return false, fmt.Errorf("it has ended:\n%s", out)
-		default:
-			return strings.Contains(out.String(), "receiving timeline"), nil
-		}
-	})
-	return receiver{text: out.String, stop: func() {
-		f.t.Helper()
-		_ = cmd.Process.Signal(syscall.SIGTERM)
-		<-ended
-		if code := cmd.ProcessState.ExitCode(); code != 0 {
-			f.t.Errorf("receiver %s ended with %d:\n%s", name, code, out)
-		}
-	}}
+	r := f.Receive(nil, "--dsn", conninfo(from), "--slot", name, "--create-slot", "--application-name", name)
+	r.AwaitText("receiving timeline")
+	return r
 }

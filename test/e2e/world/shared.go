@@ -2,10 +2,12 @@ package world
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"sync"
 	"testing"
 
@@ -39,6 +41,18 @@ func Main(m *testing.M) int {
 		shared.cleanups[i]()
 	}
 	return code
+}
+
+// MainAtOnce is Main for tests that wait most of their time: n run side by side, unless -parallel says more.
+func MainAtOnce(m *testing.M, n int) int {
+	flag.Parse()
+	parallel := flag.Lookup("test.parallel")
+	if set, err := strconv.Atoi(parallel.Value.String()); err != nil || set < n {
+		if err := parallel.Value.Set(strconv.Itoa(n)); err != nil {
+			panic(err)
+		}
+	}
+	return Main(m)
 }
 
 // lender lets the harness fail the test that asks first, while what it makes lives as long as the process.

@@ -13,6 +13,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -35,6 +36,9 @@ type Options struct {
 	Store     string // [File], which is also the default, or [MinIO]
 	Encrypted bool   // the host has the recipients only; [World.Restore] adds the identity
 	Count     bool   // with MinIO: a proxy in between records the requests, see [World.Requests]
+	Own       bool   // a MinIO server of its own, which the test may kill
+	// Through, with MinIO, makes the programs reach the server by another endpoint, which it returns: that of a proxy.
+	Through func(endpoint string) string
 
 	Major             int  // 0 is pg.DefaultMajor
 	WALSegmentSizeMiB int  // 0 is 16
@@ -57,7 +61,8 @@ type World struct {
 	URL    string        // of the repository, as pgstow takes it
 	Kind   string        // File or MinIO
 	Dir    string        // a folder of the world's, which the server's user owns
-	MinIO  *minio.Server // the shared server; nil with a file store. Do not stop it.
+	MinIO  *minio.Server // the shared server unless it is [Options.Own]; nil with a file store. Do not stop the shared one.
+	Bucket string        // of the repository on it
 
 	// Of an encrypted world.
 	Recipient    string
@@ -80,6 +85,19 @@ func EachStore(t *testing.T, f func(t *testing.T, store string)) {
 		t.Run(store, func(t *testing.T) {
 			t.Parallel()
 			f(t, store)
+		})
+	}
+}
+
+// EachMajor runs a test on each of these versions, in parallel with others.
+func EachMajor(t *testing.T, majors []int, f func(t *testing.T, major int)) {
+	t.Helper()
+	t.Parallel()
+	for _, major := range majors {
+		t.Run(strconv.Itoa(major), func(t *testing.T) {
+			t.Parallel()
+			pg.Need(t, major)
+			f(t, major)
 		})
 	}
 }
@@ -140,26 +158,39 @@ func (w *World) openStore() {
 		w.Store = store
 		return
 	}
-	server, bucket := sharedBucket(t)
-	w.MinIO = server
-	w.URL = server.URL(bucket, "pg")
-	if w.opts.Count {
+	if w.opts.Own {
+		w.Bucket = "own"
+		w.MinIO = minio.New(t, minio.Options{Buckets: []string{w.Bucket}})
+	} else {
+		w.MinIO, w.Bucket = sharedBucket(t)
+	}
+	server := w.MinIO
+	w.URL = w.URLBy(server.Endpoint)
+	switch {
+	case w.opts.Through != nil:
+		w.URL = w.URLBy(w.opts.Through(server.Endpoint))
+	case w.opts.Count:
 		w.counter = newCounter(t, server.Endpoint)
 		front := httptest.NewServer(w.counter)
 		t.Cleanup(front.Close)
-		through := *server
-		through.Endpoint = front.URL
-		w.URL = through.URL(bucket, "pg")
+		w.URL = w.URLBy(front.URL)
 	}
 	w.env = append(w.env, server.Env()...)
 	store, err := s3.Open(t.Context(), s3.Options{
-		Bucket: bucket, Prefix: "pg", Endpoint: server.Endpoint, Region: minio.Region,
+		Bucket: w.Bucket, Prefix: "pg", Endpoint: server.Endpoint, Region: minio.Region,
 		Credentials: &s3.Credentials{AccessKey: minio.AccessKey, SecretKey: minio.SecretKey},
 	})
 	if err != nil {
 		t.Fatalf("store: %v", err)
 	}
 	w.Store = store
+}
+
+// URLBy is the repository's URL, with MinIO, when the server is reached by this endpoint: its own, or that of a proxy.
+func (w *World) URLBy(endpoint string) string {
+	by := *w.MinIO
+	by.Endpoint = endpoint
+	return by.URL(w.Bucket, "pg")
 }
 
 // init runs `pgstow init` as an operator would.
