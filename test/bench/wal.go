@@ -62,7 +62,7 @@ func (b *bench) walSets() []*walSet {
 	for _, l := range loads() {
 		s := pg.New(b, pg.Options{ArchiveCommand: "false", Checksums: true, Conf: map[string]string{
 			"max_wal_size": "16GB", "wal_keep_size": "16GB", "shared_buffers": "256MB", "checkpoint_timeout": "1h",
-			"max_wal_senders": "8", "max_replication_slots": "8",
+			"max_wal_senders": "8", "max_replication_slots": "8", "autovacuum": "off",
 		}})
 		l.setup(s)
 		s.Stop(pg.Fast)
@@ -75,9 +75,7 @@ func (b *bench) walSets() []*walSet {
 		for len(full(s, first)) < drained {
 			l.write(s)
 		}
-		set := &walSet{name: l.name, server: s, names: full(s, first)[:drained], backup: before}
-		sets = append(sets, set)
-		set.settle(b)
+		sets = append(sets, &walSet{name: l.name, server: s, names: full(s, first)[:drained], backup: before})
 		b.Logf("%s: %d segments from %s on", l.name, drained, sets[len(sets)-1].names[0])
 	}
 	return sets
@@ -103,8 +101,9 @@ func (w *walSet) settle(b *bench) {
 	}
 }
 
-// rewind makes all of the set's segments wait again.
+// rewind makes all of the set's segments wait again, and nothing else.
 func (w *walSet) rewind(b *bench) {
+	w.settle(b)
 	for _, name := range w.names {
 		status := filepath.Join(w.server.Dir, "pg_wal", "archive_status", name)
 		if err := os.Rename(status+".done", status+".ready"); err != nil && !os.IsNotExist(err) {
