@@ -243,6 +243,9 @@ func backupsAgainstModel(t *testing.T, seed uint64) {
 		m.check(t, repo)
 	}
 	t.Logf("%v, %d pages refreshed, %d deleted", methods, refreshed, deleted)
+	if len(methods) < 2 || deleted == 0 {
+		t.Errorf("seed %d proves little: %v, %d deleted", seed, methods, deleted)
+	}
 	for _, m := range have {
 		if _, err := repo.DeleteBackup(t.Context(), m.header.Ref(), m.header.ID, catalog.DeleteOptions{}); err != nil {
 			t.Fatal(err)

@@ -356,7 +356,7 @@ func TestPrefetchOfAnOutage(t *testing.T) {
 func TestPrefetchWithADamagedSpool(t *testing.T) {
 	t.Parallel()
 	r := newRecovering(t, 40)
-	next := 0
+	next, there := 0, 0
 	for what, do := range map[string]func(path string){
 		"removed":       func(path string) { must(t, os.RemoveAll(path)) },
 		"emptied":       func(path string) { _ = os.Truncate(path, 0) },
@@ -373,6 +373,9 @@ func TestPrefetchWithADamagedSpool(t *testing.T) {
 		must(t, err)
 		r.spool = s
 		r.mustRead(r.nth(next))
+		if r.spool.HasReady(r.nth(next + 1)) {
+			there++
+		}
 		do(filepath.Join(r.spool.Dir(), "ready", r.nth(next+1)))
 		do(filepath.Join(r.spool.Dir(), "ready", r.nth(next+2)+".sum"))
 		r.mustRead(r.nth(next+1), r.nth(next+2), r.nth(next+3))
@@ -380,6 +383,9 @@ func TestPrefetchWithADamagedSpool(t *testing.T) {
 		if t.Failed() {
 			t.Fatal(what)
 		}
+	}
+	if there == 0 {
+		t.Error("nothing ever lay in the spool to be damaged")
 	}
 }
 

@@ -330,9 +330,19 @@ func TestClaimsOnDamagedFiles(t *testing.T) {
 			s.AwaitClaim(kind, segmentName, time.Millisecond)
 			c.Beat()
 			c.Release()
-			if again, ok := s.Claim(kind, segmentName); ok {
+			// What is no file is nobody's; any other is claimed anew. Other claims do not suffer.
+			again, ok := s.Claim(kind, segmentName)
+			if info, err := os.Lstat(claimFile(s, segmentName)); ok != (err == nil && info.Mode().IsRegular()) {
+				t.Errorf("claimed again: %t; %v, %v", ok, info, err)
+			}
+			if ok {
 				again.Release()
 			}
+			other, ok := s.Claim(kind, walName(7))
+			if !ok || !other.Held() {
+				t.Error("no claim of another name")
+			}
+			other.Release()
 		})
 	}
 }
