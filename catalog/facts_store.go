@@ -119,7 +119,7 @@ func (s *StoredSegments) Decode(ctx context.Context, tli wal.TimelineID, n wal.S
 		seg, err = s.plain(ctx, s.wal.Ref.WALKey(name, ""), object.KindWAL, name)
 	} else {
 		var end wal.LSN
-		seg, end, err = s.assemble(ctx, name, n)
+		seg, end, whole, err = s.unfinished(ctx, tli, name, n)
 		until = min(until, end)
 	}
 	if err == nil {
@@ -147,6 +147,26 @@ func (s *StoredSegments) plain(ctx context.Context, key string, kind object.Kind
 		return nil, err
 	}
 	return obj.Plain()
+}
+
+// replacedTries is how often pieces are looked for again that a receiver has replaced: it goes on while we read.
+const replacedTries = 5
+
+// unfinished reads a segment of which the index knows pieces only. Since it was listed a receiver may have stored the full segment, or a larger
+// piece, and have removed what was listed.
+func (s *StoredSegments) unfinished(ctx context.Context, tli wal.TimelineID, name wal.FileName, n wal.SegmentNumber) (seg []byte, end wal.LSN, whole bool, err error) {
+	listed := s.wal.Timeline(tli).PiecesEnd(n, s.wal.SegmentSize)
+	for range replacedTries {
+		seg, end, err = s.assemble(ctx, name, n)
+		if err != nil && !errors.Is(err, storage.ErrNotExist) || err == nil && end >= listed {
+			return seg, end, false, err
+		}
+		full, ferr := s.plain(ctx, s.wal.Ref.WALKey(name, ""), object.KindWAL, name)
+		if !errors.Is(ferr, storage.ErrNotExist) {
+			return full, s.wal.SegmentSize.End(n), true, ferr
+		}
+	}
+	return seg, end, false, err
 }
 
 // assemble lays the pieces of a segment over zeros, as far as they reach without a gap. Bytes that two pieces have must be
