@@ -14,8 +14,12 @@ import (
 	"pgstow/wal"
 )
 
-// rateWindow is how far back Backlog.Rate looks.
-const rateWindow = time.Hour
+// rateWindow is how far back Backlog.Rate looks, and rateLeast how long it must have looked: what a server writes in its first moments, or for
+// a check, says nothing of the hours to come.
+const (
+	rateWindow = time.Hour
+	rateLeast  = time.Minute
+)
 
 // Backlog is what a server keeps in pg_wal because it is not archived yet, and how long that can go on (RULES-archive B8).
 type Backlog struct {
@@ -23,7 +27,7 @@ type Backlog struct {
 	Bytes int64           // of them
 	Since time.Time       // when the oldest began to wait; zero if none does
 	Free  int64           // bytes that the server may still use on the file system of pg_wal
-	Rate  float64         // bytes of WAL a second, of the last hour; 0 if less than two segments were written
+	Rate  float64         // bytes of WAL a second, of the last hour; 0 if less than two segments were written, or all within a minute
 }
 
 // UntilFull is when the file system is full if nothing is archived from now on, at the present rate; ok is false without a rate.
@@ -104,7 +108,7 @@ func walRate(dir string, now time.Time) (float64, error) {
 		}
 	}
 	took := now.Sub(oldest).Seconds()
-	if count < 2 || took < 1 {
+	if count < 2 || took < rateLeast.Seconds() {
 		return 0, nil
 	}
 	return float64(count-1) * float64(size) / took, nil

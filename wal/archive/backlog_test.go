@@ -51,6 +51,12 @@ func TestBacklog(t *testing.T) {
 	} else if _, ok := b.UntilFull(); ok {
 		t.Error("full without a rate")
 	}
+	write("000000010000000000000005", segment, 10*time.Second)
+	write("000000010000000000000006", segment, 0)
+	if b := look(); b.Rate != 0 {
+		t.Errorf("%f bytes a second, seen for ten seconds", b.Rate)
+	}
+	write("000000010000000000000005", segment, 20*time.Minute)
 	write("000000010000000000000006", segment, 10*time.Minute)
 	write("000000010000000000000007", segment, 0)
 	write("000000010000000000000008", segment, 5*time.Hour) // to be written again
